@@ -5,7 +5,7 @@ not plain tensors, `collate(items)`. Nothing else is asked of a new data set.
 
 Items are reproducible by construction: the training loader hands each item a `Draw`, an index that carries a seed made
 from (run seed, epoch, position). A data set that augments takes its randomness from `index.seed` alone, so the data of
-step n are the same with 0 or 8 workers, and after a resume in mid-epoch.
+step n are the same with 0 or 8 workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -47,25 +47,35 @@ class Source(Protocol):
 
 
 class EpochSampler(Sampler[Draw]):
-    """Shuffled draws of one epoch after another, each determined by (seed, epoch); can start in mid-epoch.
+    """Shuffled draws, epoch after epoch, each determined by (seed, epoch).
 
-    `len()` is the length of a whole epoch, also when the first one is entered in the middle: the trainer counts the
-    batches already done itself.
+    Items come from one endless sequence of permutations of the data set; an epoch is a window of it, so epochs may be
+    shorter or longer than one pass and every item is still seen equally often.
+
+    Args:
+        length: number of items in the data set.
+        epoch_length: draws per epoch.
+        seed: run seed.
+        epoch: the first epoch to serve; the trainer moves it on through `set_epoch`.
     """
 
-    def __init__(self, length: int, seed: int, epoch: int = 0, skip: int = 0) -> None:
-        self.length, self.seed, self.epoch, self.skip = length, seed, epoch, skip
+    def __init__(self, length: int, epoch_length: int, seed: int, epoch: int = 0) -> None:
+        self.length, self.epoch_length, self.seed, self.epoch = length, epoch_length, seed, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.epoch_length
 
     def __iter__(self) -> Iterator[Draw]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.length)
-        seeds = rng.integers(0, 2**62, size=self.length)
-        skip, self.skip = self.skip, 0
-        self.epoch += 1
-        return iter([Draw(int(i), int(s)) for i, s in zip(order[skip:], seeds[skip:], strict=True)])
+        first = self.epoch * self.epoch_length
+        positions = np.arange(first, first + self.epoch_length)
+        passes = positions // self.length
+        order = {int(p): np.random.default_rng([self.seed, 0, int(p)]).permutation(self.length) for p in set(passes)}
+        seeds = np.random.default_rng([self.seed, 1, self.epoch]).integers(0, 2**62, size=self.epoch_length)
+        for position, which_pass, seed in zip(positions, passes, seeds, strict=True):
+            yield Draw(int(order[int(which_pass)][position % self.length]), int(seed))
 
 
 class DataModule(pl.LightningDataModule):
@@ -76,15 +86,24 @@ class DataModule(pl.LightningDataModule):
         batch_size: examples per batch, in all three loaders.
         num_workers: loader processes; the data do not depend on it.
         seed: seed of order and augmentation.
+        batches_per_epoch: length of a training epoch in batches; null: one pass, the incomplete last batch dropped.
     """
 
-    def __init__(self, source: Source, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        batches_per_epoch: int | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"loader.batch_size must be at least 1, came {batch_size}")
         self.source = source
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self._epoch, self._batches_done = 0, 0
+        self.batches_per_epoch = batches_per_epoch
+        self._epoch = 0
 
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = self.source.split("train")
@@ -94,9 +113,10 @@ class DataModule(pl.LightningDataModule):
                 f"the training split has {length} examples, fewer than loader.batch_size={self.batch_size}: "
                 f"an epoch would be empty. Pass loader.batch_size={max(length, 1)} or less."
             )
-        sampler = EpochSampler(length, self.seed, self._epoch, self._batches_done * self.batch_size)
         # Incomplete batches are dropped: batch statistics and contrastive losses change with the batch size.
-        return self._loader(dataset, sampler=sampler, drop_last=True)
+        batches = self.batches_per_epoch or length // self.batch_size
+        sampler = EpochSampler(length, batches * self.batch_size, self.seed, self._epoch)
+        return self._loader(dataset, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.source.split("val"))
@@ -118,15 +138,9 @@ class DataModule(pl.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Where the training data stand: finished epochs, and batches done in the current one."""
-        trainer = self.trainer
-        if trainer is None:
-            return {"epoch": self._epoch, "batches_done": self._batches_done}
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        done = progress.completed
-        if done >= trainer.num_training_batches:
-            return {"epoch": trainer.current_epoch + 1, "batches_done": 0}
-        return {"epoch": trainer.current_epoch, "batches_done": done}
+        """The epoch that comes next: loader processes start on it before the trainer can say which it is."""
+        assert self.trainer is not None
+        return {"epoch": self.trainer.fit_loop.epoch_progress.current.processed}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._epoch, self._batches_done = state_dict["epoch"], state_dict["batches_done"]
+        self._epoch = state_dict["epoch"]

@@ -1,0 +1,201 @@
+"""What a training writes by itself: metrics.jsonl, checkpoints, progress lines; and the random state it resumes with.
+
+Checkpoints are taken at the end of epochs only. There, and only there, the state is whole: no half-summed epoch
+metric, no half-used order of the data. Whatever kills a run, it goes on from the last whole epoch and ends with the
+same numbers; `loader.batches_per_epoch` bounds what is computed twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class LocalRecord(Logger):
+    """The record that is always kept: appends to metrics.jsonl, one flushed line per logged step.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        return "local"
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        if not values:
+            return
+        row = {
+            "step": int(step or 0),
+            "epoch": int(metrics.get("epoch", 0)),
+            "time": time.time(),
+            **{key: value if np.isfinite(value) else None for key, value in values.items()},
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml already."""
+
+
+class Checkpoints(Checkpoint):
+    """`checkpoints/last.ckpt` after every epoch and `best.ckpt` by a monitored metric, each replaced whole.
+
+    A checkpoint written at the end of an epoch takes effect only after that epoch's metrics are on disk (at the next
+    hook), so a kill in between repeats the epoch instead of losing its metrics.
+
+    Args:
+        monitor: name of a logged metric; null: the last weights are the best.
+        mode: `min` or `max`.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: str = "min") -> None:
+        super().__init__()
+        if mode not in ("min", "max"):
+            raise ValueError(f"callbacks.checkpoint.mode must be min or max, came {mode!r}")
+        self.monitor, self.mode = monitor, mode
+        self.best: float | None = None
+        self._pending: list[str] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        if self._is_better(value):
+            assert value is not None
+            self.best = float(value)
+            self._pending.append("best.ckpt")
+        self._pending.append("last.ckpt")
+        trainer.save_checkpoint(folder / "next.ckpt.tmp")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._publish(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._publish(trainer)
+
+    @rank_zero_only
+    def _publish(self, trainer: pl.Trainer) -> None:
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        if "best.ckpt" in self._pending:
+            (folder / "best.ckpt.tmp").unlink(missing_ok=True)
+            os.link(folder / "next.ckpt.tmp", folder / "best.ckpt.tmp")
+            os.replace(folder / "best.ckpt.tmp", folder / "best.ckpt")
+        if self._pending:
+            os.replace(folder / "next.ckpt.tmp", folder / "last.ckpt")
+        self._pending = []
+
+    def _is_better(self, value: torch.Tensor | None) -> bool:
+        if value is None or bool(torch.isnan(value)):
+            return False
+        if self.best is None:
+            return True
+        return float(value) < self.best if self.mode == "min" else float(value) > self.best
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class RandomState(Callback):
+    """Saves the global random states with every checkpoint and restores them before the first resumed epoch."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        version, internal, gauss = random.getstate()
+        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        state: dict[str, Any] = {
+            "torch": torch.get_rng_state(),
+            "python": [version, list(internal), gauss],
+            "numpy": [
+                torch.from_numpy(np.asarray(keys).astype(np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ],
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state, self._restored = self._restored, None
+        if state is None:
+            return
+        torch.set_rng_state(state["torch"].cpu())
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Progress(Callback):
+    """A plain line of step, time and metrics, at most every so many seconds and after each validation.
+
+    Args:
+        every_seconds: shortest time between two lines during an epoch.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        self.every_seconds = every_seconds
+        self._last = self._started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = self._last = time.monotonic()
+        count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
+        print(f"Training {type(pl_module).__name__}: {count:,} parameters on {pl_module.device}", flush=True)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if time.monotonic() - self._last >= self.every_seconds:
+            self._line(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and time.monotonic() - self._last >= min(2.0, self.every_seconds):
+            self._line(trainer)
+
+    def _line(self, trainer: pl.Trainer) -> None:
+        self._last = time.monotonic()
+        metrics = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith(("train/", "val/")) and not key.endswith(("_step", "_epoch"))
+        }
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:6])
+        print(
+            f"  epoch {trainer.current_epoch}  step {trainer.global_step}  {self._last - self._started:.0f} s  {shown}",
+            flush=True,
+        )

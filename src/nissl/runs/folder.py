@@ -1,0 +1,281 @@
+"""The run folder: one folder holds everything a run was and did.
+
+    with RunFolder.start(cfg) as run:
+        ...
+
+A folder is created once and owned by one process at a time (a lock that dies with the process). It says how the
+process ended: `running` with a dead process id means killed. JSON files are replaced whole, never half-written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from nissl.runs.compose import config_hash, read_config, resolve
+from nissl.runs.provenance import code_diff, provenance
+
+Kind = Literal["training", "evaluation"]
+
+
+class Preempted(BaseException):
+    """The cluster or a user asked the process to stop (SIGTERM, SIGUSR1)."""
+
+
+class AlreadyFinished(Exception):
+    """The run that `resume=auto run_dir=...` names has finished: there is nothing to do."""
+
+
+class RunFolder:
+    """An open run folder.
+
+    Attributes:
+        path: the folder.
+        cfg: the resolved configuration, as in its config.yaml.
+        resume_from: checkpoint to continue from, or None.
+    """
+
+    def __init__(self, path: Path, cfg: DictConfig, kind: Kind, resume_from: Path | None = None) -> None:
+        self.path, self.cfg, self.kind, self.resume_from = path, cfg, kind, resume_from
+        self._lock = lock(path)
+        self._started = time.time()
+        self._previous_handlers: dict[int, Any] = {}
+
+    @classmethod
+    def start(cls, cfg: DictConfig, parent: Path | None = None) -> RunFolder:
+        """Make the folder of a training, or open the one that `resume` continues.
+
+        Args:
+            cfg: composed configuration, not yet resolved.
+            parent: where a new folder goes; default `cfg.runs_dir`.
+
+        Raises:
+            ValueError: if `run_dir` exists and is not to be resumed, or another process is writing it.
+            AlreadyFinished: if `run_dir` with `resume=auto` has finished.
+        """
+        resolved = resolve(cfg)
+        parent = parent or Path(resolved.runs_dir)
+        folder = Path(resolved.run_dir) if resolved.run_dir else None
+        resumed = _find_resumable(resolved, folder, parent)
+        if resumed is not None:
+            run_id = read_config(resumed).run_id
+            checkpoint = resumed / "checkpoints" / "last.ckpt"
+            return cls(resumed, _placed(cfg, resumed, run_id), "training", checkpoint if checkpoint.exists() else None)
+        return cls._create(folder or parent / new_name(), cfg, "training")
+
+    @classmethod
+    def start_evaluation(cls, cfg: DictConfig) -> RunFolder:
+        """Make the folder of an evaluation: inside the run's, unless `run_dir` or a bare model says otherwise."""
+        if cfg.run_dir:
+            folder = Path(cfg.run_dir).expanduser().resolve()
+        elif cfg.get("run"):
+            folder = Path(cfg.run) / "evaluations" / new_name()
+        else:
+            folder = Path(cfg.runs_dir) / new_name()
+        return cls._create(folder, cfg, "evaluation")
+
+    @classmethod
+    def _create(cls, folder: Path, cfg: DictConfig, kind: Kind) -> RunFolder:
+        placed = _placed(cfg, folder, folder.name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=False)
+        except FileExistsError:
+            raise ValueError(
+                f"the folder {folder} exists: choose another run_dir"
+                + (", or pass resume=auto to continue it" if kind == "training" else "")
+            ) from None
+        run = cls(folder, placed, kind)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(placed))
+        write_text(folder / "overrides.txt", "".join(f"{text}\n" for text in sys.argv[1:]))
+        return run
+
+    def __enter__(self) -> RunFolder:
+        (self.path / "checkpoints").mkdir(exist_ok=True)
+        (self.path / "figures").mkdir(exist_ok=True)
+        self.set_status("running")
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._previous_handlers[number] = signal.signal(number, _raise_preempted)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        if error is None:
+            self.set_status("finished")
+        elif reason := _interruption(error):
+            self.set_status("interrupted", reason)
+        else:
+            self.set_status("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+        self.update_provenance(ended=time.time())
+        self._lock.close()
+
+    def set_status(self, status: str, reason: str = "", trace: str = "") -> None:
+        """Write status.json."""
+        write_json(
+            self.path / "status.json",
+            {
+                "status": status,
+                "reason": reason,
+                "traceback": trace,
+                "kind": self.kind,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started": self._started,
+                "updated": time.time(),
+            },
+        )
+
+    def record_provenance(self, data_files: list[Path], data_note: str = "") -> None:
+        """Write provenance.json and git.diff; of a resumed run, add a session to the one there."""
+        diff = code_diff()
+        if diff:
+            write_text(self.path / "git.diff", diff)
+        record = provenance(self.cfg, data_files, diff)
+        before = read_json(self.path / "provenance.json") if (self.path / "provenance.json").exists() else {}
+        sessions = before.get("sessions", []) + [{"started": self._started, "command": record["command"]}]
+        write_json(
+            self.path / "provenance.json",
+            {**record, "config_hash": config_hash(self.cfg), "sessions": sessions, "started": sessions[0]["started"]},
+        )
+
+    def update_provenance(self, **values: Any) -> None:
+        """Add to provenance.json, if it has been written."""
+        path = self.path / "provenance.json"
+        if path.exists():
+            write_json(path, {**read_json(path), **values})
+
+
+def _placed(cfg: DictConfig, folder: Path, run_id: str) -> DictConfig:
+    """The configuration resolved with its own folder and name, which loggers refer to."""
+    placed = OmegaConf.merge(cfg, {"run_dir": str(folder.resolve()), "run_id": run_id})
+    assert isinstance(placed, DictConfig)
+    return resolve(placed)
+
+
+def _find_resumable(cfg: DictConfig, folder: Path | None, parent: Path) -> Path | None:
+    """The folder `resume` continues, or None for a fresh start; says which it did."""
+    if cfg.resume is None:
+        return None
+    if cfg.resume != "auto":
+        folder = Path(cfg.resume).expanduser().resolve()
+        if not (folder / "config.yaml").exists():
+            raise ValueError(f"resume={cfg.resume}: {folder} is not a run folder (no config.yaml)")
+    if folder is not None:
+        if not (folder / "config.yaml").exists():
+            return None
+        if read_json(folder / "status.json")["status"] == "finished":
+            raise AlreadyFinished(f"{folder} has finished: nothing to do")
+        if config_hash(read_config(folder)) != config_hash(cfg):
+            raise ValueError(
+                f"{folder} was started with another configuration: repeat the overrides in its overrides.txt, or "
+                "choose another run_dir"
+            )
+        print(f"Resuming {folder}", flush=True)
+        return folder
+    wanted = config_hash(cfg)
+    for candidate in sorted(unfinished_runs(parent), key=lambda path: path.name, reverse=True):
+        if config_hash(read_config(candidate)) == wanted:
+            print(f"Resuming {candidate}", flush=True)
+            return candidate
+    print(f"Nothing to resume in {parent}: starting afresh", flush=True)
+    return None
+
+
+def unfinished_runs(parent: Path) -> Iterator[Path]:
+    """Trainings under `parent` that did not finish and that no live process is writing."""
+    for status_file in parent.glob("*/status.json"):
+        status = read_json(status_file)
+        if status["kind"] == "training" and status["status"] != "finished" and not is_locked(status_file.parent):
+            yield status_file.parent
+
+
+def lock(folder: Path) -> Any:
+    """Take the folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"another process is writing {folder}: wait for it, or choose another run_dir") from None
+    return file
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a live process is writing the folder."""
+    if not (folder / ".lock").exists():
+        return False
+    with (folder / ".lock").open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def new_name() -> str:
+    """Time for people, a random part against two runs in one second."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(4)}"
+
+
+def _raise_preempted(number: int, frame: FrameType | None) -> None:
+    raise Preempted(f"received {signal.Signals(number).name}")
+
+
+def _interruption(error: BaseException) -> str:
+    """Why a run was stopped from outside; empty when it failed by itself."""
+    # Lightning answers Ctrl-C with SystemExit; the reason is in the exception it was handling.
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return "Ctrl-C"
+        if isinstance(seen, Preempted) or type(seen).__name__ == "SIGTERMException":
+            return str(seen) or "received SIGTERM"
+        seen = seen.__context__
+    return ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole: a reader or a crash sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinities become null, which JSON has a word for."""
+    write_text(path, json.dumps(_without_nan(value), indent=1) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
