@@ -187,7 +187,7 @@ def flat(node: DictConfig, prefix: str = "") -> dict[str, Any]:
     """`{"model": {"depth": 9}}` as `{"model/depth": 9}`, which dashboards filter and group by."""
     values: dict[str, Any] = {}
     for key, value in node.items():
-        name = f"{prefix}{key}"
+        name = prefix + str(key)
         if isinstance(value, DictConfig):
             values.update(flat(value, f"{name}/"))
         else:
