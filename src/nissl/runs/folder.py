@@ -124,7 +124,7 @@ class RunFolder:
         else:
             self.set_status("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
         self.update_provenance(ended=time.time())
-        self._lock.close()
+        os.close(self._lock)
 
     def set_status(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write status.json."""
@@ -206,17 +206,20 @@ def unfinished_runs(parent: Path) -> Iterator[Path]:
             yield status_file.parent
 
 
-def lock(folder: Path) -> Any:
+def lock(folder: Path) -> int:
     """Take the folder for this process; the lock goes with the process, however it ends.
+
+    Returns:
+        The open file that holds the lock.
 
     Raises:
         ValueError: if another process holds it.
     """
-    file = (folder / ".lock").open("w")
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         raise ValueError(f"another process is writing {folder}: wait for it, or choose another run_dir") from None
     return file
 
@@ -225,11 +228,13 @@ def is_locked(folder: Path) -> bool:
     """Whether a live process is writing the folder."""
     if not (folder / ".lock").exists():
         return False
-    with (folder / ".lock").open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    file = os.open(folder / ".lock", os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
     return False
 
 
