@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Glob, Override, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.checks import check, unchosen
@@ -74,7 +74,7 @@ def check_overrides(
     if root == "evaluate" and run is not None:
         return list(_evaluation_of_run(str(run), overrides, tree))
     problems: dict[Problem, None] = {}
-    for point in grid_points(overrides) if multirun else [overrides]:
+    for point in grid_points(overrides, tree) if multirun else [overrides]:
         problems.update(dict.fromkeys(_check_point(root, point, tree, whole)))
     return list(problems)
 
@@ -108,7 +108,7 @@ def validate_all(tree: ConfigTree) -> tuple[int, list[Problem]]:
     return len(experiments) + len(rest), list(dict.fromkeys(problems))
 
 
-def grid_points(overrides: list[Override]) -> Iterator[list[Override]]:
+def grid_points(overrides: list[Override], tree: ConfigTree) -> Iterator[list[Override]]:
     """The combinations of a grid, in Hydra's order.
 
     Raises:
@@ -118,6 +118,9 @@ def grid_points(overrides: list[Override]) -> Iterator[list[Override]]:
     for override in overrides:
         if not override.is_sweep_override():
             choices.append([str(override.input_line)])
+        elif isinstance(override._value, Glob):
+            options = override._value.filter(tree.groups.get(override.key_or_group, []))
+            choices.append([f"{override.get_key_element()}={option}" for option in options])
         elif override.is_discrete_sweep():
             values = override.sweep_iterator()
             choices.append([f"{override.get_key_element()}={_as_typed(value)}" for value in values])

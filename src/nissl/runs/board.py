@@ -1,0 +1,46 @@
+"""The local dashboard: trackio's page over the runs folder, on this machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+import webbrowser
+from pathlib import Path
+
+
+def serve(runs: Path, port: int | None = None, open_browser: bool = True) -> None:
+    """Show the dashboard until Ctrl-C.
+
+    Args:
+        runs: folder of the runs; trackio's data are in `.trackio` below it.
+        port: default: the first free one from 7860.
+
+    Raises:
+        ValueError: if nothing was recorded there.
+        OSError: if the port is taken.
+    """
+    folder = (runs / ".trackio").resolve()
+    if not any(folder.glob("*.db")):
+        raise ValueError(
+            f"no dashboard data in {folder}: train with logger=default or logger=local first, "
+            "or name the folder of the runs with --runs"
+        )
+    # Read once, when trackio is first imported.
+    os.environ["TRACKIO_DIR"] = str(folder)
+    import trackio
+
+    # trackio prints an address with a write token; it must not land in a log.
+    with contextlib.redirect_stdout(io.StringIO()):
+        dashboard = trackio.show(
+            open_browser=False, block_thread=False, host="127.0.0.1", share=False, server_port=port, mcp_server=False
+        )
+    server, address = dashboard[0], dashboard[1]
+    print(f"Dashboard of {runs}: {address}   (Ctrl-C ends it)", flush=True)
+    if open_browser:
+        webbrowser.open(address)
+    try:
+        threading.Event().wait()
+    finally:
+        server.close()

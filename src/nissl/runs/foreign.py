@@ -1,0 +1,101 @@
+"""Published checkpoints of other programs as safetensors of ours: `nissl import`.
+
+What the foreign names mean is known to the model's own file, which offers
+`import_weights(path) -> (state dict, constructor arguments, metadata)`. Here it is found, called, checked against the
+model it claims to fit, and written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nissl.runs.problems import nearest
+from nissl.runs.signatures import signature
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written."""
+
+    path: Path
+    num_tensors: int
+    num_parameters: int
+    architecture: dict[str, Any]
+
+
+def import_checkpoint(model: str, checkpoint: Path, out: Path, conf: Path) -> Imported:
+    """Convert a foreign checkpoint; the file appears whole or not at all.
+
+    Args:
+        model: a name in `conf/model/`.
+        checkpoint: a file, or the prefix of a TensorFlow checkpoint.
+        out: the safetensors file to write.
+        conf: the configuration folder.
+
+    Raises:
+        ValueError: if the model or the file is unknown, no checkpoint, or does not fit the model.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: the name of an imported checkpoint ends in .safetensors")
+    target = _model_class(model, conf)
+    if not checkpoint.exists() and not checkpoint.with_name(f"{checkpoint.name}.index").exists():
+        raise ValueError(f"no checkpoint {checkpoint}: neither a file of that name nor a TensorFlow prefix (.index)")
+    module = importlib.import_module(target.rpartition(".")[0])
+    if not hasattr(module, "import_weights"):
+        raise ValueError(f"{module.__name__} cannot read foreign checkpoints: it offers no import_weights(path)")
+    try:
+        state, architecture, metadata = module.import_weights(checkpoint)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{checkpoint} is not a checkpoint that {module.__name__} can read: {reason}") from error
+    tensors = _checked(target, state, architecture, checkpoint)
+    _write(tensors, {**metadata, "architecture": json.dumps(architecture), "model": model}, out)
+    return Imported(out, len(tensors), sum(tensor.numel() for tensor in tensors.values()), architecture)
+
+
+def _model_class(model: str, conf: Path) -> str:
+    """The `_target_` of a model's configuration."""
+    known = sorted(path.stem for path in (conf / "model").glob("*.yaml"))
+    if model not in known:
+        close = nearest(model, known)
+        raise ValueError(
+            f"no model '{model}' in {conf / 'model'}; "
+            + (f"did you mean '{close}'?" if close else f"there are: {', '.join(known) or 'none'}")
+        )
+    target = str(yaml.safe_load((conf / "model" / f"{model}.yaml").read_text())["_target_"])
+    signature(target)  # refuses what is not an allowed class
+    return target
+
+
+def _checked(target: str, state: dict[str, Any], architecture: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """The state as torch tensors, after the model built from the architecture has taken it."""
+    import torch
+
+    module, _, name = target.rpartition(".")
+    network = getattr(importlib.import_module(module), name)(**architecture)
+    tensors = {key: torch.as_tensor(value).contiguous() for key, value in state.items()}
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} does not fit {target}: {error}") from error
+    return tensors
+
+
+def _write(tensors: dict[str, Any], metadata: dict[str, Any], out: Path) -> None:
+    from safetensors.torch import save_file
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={key: str(value) for key, value in metadata.items()})
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
