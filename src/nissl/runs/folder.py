@@ -206,7 +206,7 @@ def unfinished_runs(parent: Path) -> Iterator[Path]:
             yield status_file.parent
 
 
-def lock(folder: Path) -> int:
+def lock(folder: Path, patience_s: float = 15.0) -> int:
     """Take the folder for this process; the lock goes with the process, however it ends.
 
     Returns:
@@ -216,12 +216,22 @@ def lock(folder: Path) -> int:
         ValueError: if another process holds it.
     """
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise ValueError(f"another process is writing {folder}: wait for it, or choose another run_dir") from None
-    return file
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+            return file
+        except BlockingIOError:
+            holder = os.pread(file, 20, 0).decode()
+            # Loader processes of a killed training keep its lock for the seconds they need to notice.
+            orphaned = holder.isdigit() and not Path(f"/proc/{holder}").exists() and Path("/proc/self").exists()
+            if orphaned and time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
+            os.close(file)
+            raise ValueError(f"process {holder} is writing {folder}: wait for it, or choose another run_dir") from None
 
 
 def is_locked(folder: Path) -> bool:
