@@ -153,9 +153,11 @@ def _board(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from nissl.datasets.catalogue import CATALOGUE
     from nissl.runs.doctor import diagnose
 
-    findings = list(diagnose(arguments.runs, data_root()))
+    data_sets = {entry.name: [file.path for file in entry.files] for entry in CATALOGUE if entry.files}
+    findings = list(diagnose(arguments.runs, data_root(), data_sets))
     print(*findings, sep="\n")
     return 1 if any(finding.state == "problem" for finding in findings) else 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -32,12 +32,18 @@ class Finding:
         return f"{mark}  {self.topic:<10}  {self.text}" + (f"\n{'':21}-> {self.advice}" if self.advice else "")
 
 
-def diagnose(runs: Path, data_root: Path) -> Iterator[Finding]:
-    """Look at this machine; nothing heavy is imported and nothing is sent anywhere."""
+def diagnose(runs: Path, data_root: Path, data_sets: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """Look at this machine; nothing heavy is imported and nothing is sent anywhere.
+
+    Args:
+        runs: folder of the runs.
+        data_root: where data files are looked for.
+        data_sets: known data set -> its files below the data root.
+    """
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}")
     yield from _packages()
     yield from _processors()
-    yield from _data(data_root)
+    yield from _data(data_root, data_sets)
     yield from _disk(runs)
     yield from _wandb(runs)
 
@@ -89,17 +95,14 @@ def _processors() -> Iterator[Finding]:
         yield Finding("note", "gpu", "no NVIDIA driver found; trainer=cpu is the default")
 
 
-def _data(data_root: Path) -> Iterator[Finding]:
-    from nissl.datasets.catalogue import CATALOGUE
-
+def _data(data_root: Path, data_sets: Mapping[str, list[str]]) -> Iterator[Finding]:
     source = "NISSL_DATA" if os.environ.get("NISSL_DATA") else "default; set NISSL_DATA for another"
     if not data_root.is_dir():
         text = f"no data root {data_root} ({source}); simulated data need none"
         yield Finding("note", "data", text, "export NISSL_DATA=<folder>; nissl data list")
         return
-    bundled = [entry for entry in CATALOGUE if entry.files]
-    here = [entry.name for entry in bundled if all((data_root / file.path).exists() for file in entry.files)]
-    yield Finding("ok", "data", f"{data_root} ({source}): {len(here)} of {len(bundled)} known data sets are there")
+    here = [name for name, files in data_sets.items() if all((data_root / file).exists() for file in files)]
+    yield Finding("ok", "data", f"{data_root} ({source}): {len(here)} of {len(data_sets)} known data sets are there")
 
 
 def _disk(runs: Path) -> Iterator[Finding]:

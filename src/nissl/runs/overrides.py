@@ -60,8 +60,11 @@ def compose_rest(root: str, overrides: list[Override], tree: ConfigTree) -> tupl
 def wrong_choice(override: Override, tree: ConfigTree) -> Iterator[Problem]:
     group, value = override.key_or_group, override.value()
     options = tree.groups[group]
+    if value is None and not override.is_delete():
+        yield Problem(str(override.input_line), "Hydra takes no null for a group", f"To choose none, write {group}=[]")
+        return
     for option in value if isinstance(value, list) else [value]:
-        if option is not None and option not in options and not override.is_delete():
+        if option not in options and not override.is_delete():
             close = nearest(str(option), options)
             file = shown(str(tree.folder / group / f"{close}.yaml"))
             hint = f"Did you mean '{group}={close}' ({file}:1)?" if close else f"There are: {', '.join(options)}."
@@ -85,6 +88,8 @@ def wrong_key(
         added.add(key)
         if override.is_add() and exists and present is not None and not isinstance(override.value(), dict | list):
             yield Problem(line, f"'{key}' is there already ({composed.where(key)})", f"Leave out the +: {line[1:]}")
+    elif override.is_delete() and exists and present is None:
+        yield Problem(line, f"'{key}' is null, which Hydra cannot delete", "Leave it out.")
     elif not exists:
         yield Problem(line, f"there is no key '{key}'", _suggest(key, composed, tree, root))
 
