@@ -47,7 +47,8 @@ def test_dataclass_fields_are_arguments(tree: ConfigTree) -> None:
         tree,
         "first",
         "@dataclass\nclass A:\n    x: int\n    kind: ClassVar[str] = 'a'\n"
-        "@dataclass(frozen=True)\nclass B(A):\n    y: list = field(default_factory=list)\n    z: int = field(init=False)\n",
+        "@dataclass(frozen=True)\nclass B(A):\n    y: list = field(default_factory=list)\n"
+        "    z: int = field(init=False)\n",
     )
     assert {name: p.required for name, p in signature("nissl.first.B").parameters.items()} == {"x": True, "y": False}
 
