@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nissl.runs.compare import compare, find_runs
+from nissl.runs.compare import compare, find_runs, read_flat_config
 from nissl.runs.statistics import t_quantile
 from nissl.runs.tables import render
 
@@ -30,7 +30,7 @@ def make_run(
         "model": {"_target_": "nissl.models.net.Net", "depth": depth, "sizes": [1, 2]},
         "logger": {"csv": {"save_dir": str(folder)}},
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False))
     if metrics:
         (folder / "summary.json").write_text(json.dumps({key.replace("__", "/"): v for key, v in metrics.items()}))
     state = {"status": status, "reason": "boom" * (status == "failed"), "started": started, "pid": pid}
@@ -176,20 +176,28 @@ def test_broken_files_name_the_run(tmp_path: Path) -> None:
     (folder / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=f"{folder}: a file of this run cannot be read"):
         compare([tmp_path])
+    (folder / "config.yaml").write_text("just text")
+    with pytest.raises(ValueError, match="not a mapping"):
+        compare([tmp_path])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no run folders there"):
         compare([tmp_path / "empty"])
 
 
-def test_a_config_is_read_the_same_in_sections_as_whole(tmp_path: Path) -> None:
-    from nissl.runs.compare import _read_config
-
-    for text in (
-        "a: 1\nb:\n- 1\n- x: 2\n  y: 3\nc:\n  d: |\n    text\n\n    more\n  e: [1,\n    2]\n# note\nf: 'x\n\n  y'\n",
-        "a: &x {b: 1}\nc: *x\n",
-        "{a: 1, b: {c: 2}}\n",
-    ):
-        assert _read_config(text) == yaml.safe_load(text)
+@pytest.mark.parametrize(
+    ("text", "flat"),
+    [
+        (
+            "a: 1\nb:\n- 1\n- x: 2\nc:\n  d: |\n    text\n\n    more\n  e: [1,\n    2]\n# note\nf: 'x\n\n  y'\n",
+            {"a": 1, "b": [1, {"x": 2}], "c.d": "text\n\nmore\n", "c.e": [1, 2], "f": "x\ny"},
+        ),
+        ("a: &x {b: 1}\nc: *x\n", {"a.b": 1, "c.b": 1}),
+        ("{a: 1, b: {c: 2}}\n", {"a": 1, "b.c": 2}),
+        ("a: 1\nrun_dir: /x\nlogger:\n  csv: 1\nb:\n  path: /x/y.h5\n", {"a": 1, "b.path": "y.h5"}),
+    ],
+)
+def test_a_config_is_flattened_whatever_its_layout(text: str, flat: dict[str, Any]) -> None:
+    assert read_flat_config(text) == flat
 
 
 def test_the_formats_agree(runs: Path) -> None:

@@ -83,9 +83,13 @@ class Group:
     others: list[Run] = field(default_factory=list)
     name: str = ""
 
+    def values(self, metric: str) -> dict[str, float]:
+        """Seed -> value, of the seeds that have the metric."""
+        return {seed: run.summary[metric] for seed, run in self.counted.items() if metric in run.summary}
+
     def estimate(self, metric: str) -> Estimate | None:
         """The metric over the group's seeds; None if no run has it."""
-        values = {seed: run.summary[metric] for seed, run in self.counted.items() if metric in run.summary}
+        values = self.values(metric)
         if not values:
             return None
         array = np.array(list(values.values()))
@@ -181,20 +185,17 @@ def read_run(folder: Path) -> Run:
         ValueError: if a file is there and cannot be read.
     """
     try:
-        config = _read_config((folder / "config.yaml").read_text())
+        config = read_flat_config((folder / "config.yaml").read_text())
         summary = _json(folder / "summary.json")
         status = _json(folder / "status.json")
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder}: a file of this run cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.yaml'} is not a configuration")
     numbers = {key: math.nan if value is None else float(value) for key, value in summary.items()}
-    flat = dict(_flat(config))
-    seed = flat.pop("seed", None)
+    seed = config.pop("seed", None)
     return Run(
         path=folder,
         seed=seed,
-        config=flat,
+        config=config,
         summary=numbers,
         status=present_status(status),
         reason=str(status.get("reason") or ""),
@@ -202,27 +203,31 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _read_config(text: str) -> Any:
-    """Parse a configuration section by section, each distinct section once.
+def read_flat_config(text: str) -> dict[str, Any]:
+    """Dotted key -> value of a config.yaml, without what only says where and how the run was done.
 
-    The runs of a sweep differ in a line or two; parsing whole files would be nine tenths of the time of a comparison.
+    Parsed section by section, each distinct section once: the runs of a sweep differ in a line or two, and parsing
+    whole files would be nine tenths of the time of a comparison.
     """
-    sections = re.split(r"\n(?=[^\s#-])", text)
-    config: dict[str, Any] = {}
-    for section in sections:
+    flat: dict[str, Any] = {}
+    for section in re.split(r"\n(?=[^\s#-])", text):
         parsed = _parse_section(section)
-        if not isinstance(parsed, dict):
-            return yaml.load(text, _Loader)  # not as nissl writes it
-        config.update(parsed)
-    return config
+        if parsed is None:  # not as nissl writes it: an anchor, a flow mapping
+            whole = yaml.load(text, _Loader)
+            if not isinstance(whole, dict):
+                raise yaml.YAMLError("not a mapping of keys to values")
+            return dict(_flat(whole))
+        flat.update(parsed)
+    return flat
 
 
 @functools.lru_cache(maxsize=10_000)
-def _parse_section(text: str) -> Any:
+def _parse_section(text: str) -> dict[str, Any] | None:
     try:
-        return yaml.load(text, _Loader)
+        parsed = yaml.load(text, _Loader)
     except yaml.YAMLError:
         return None
+    return dict(_flat(parsed)) if isinstance(parsed, dict) else None
 
 
 def present_status(status: dict[str, Any]) -> str:
@@ -371,11 +376,11 @@ def _sorted(groups: list[Group], sort: str | None) -> list[Group]:
 def _tests(groups: list[Group], metrics: list[str]) -> Iterator[PairedTest]:
     for group in groups[1:]:
         for metric in metrics:
-            first, second = groups[0].estimate(metric), group.estimate(metric)
-            if first is None or second is None or min(first.n, second.n) < 2:
+            first, second = groups[0].values(metric), group.values(metric)
+            if min(len(first), len(second)) < 2:
                 continue
-            shared = [seed for seed in first.values if seed in second.values]
-            differences = np.array([second.values[seed] - first.values[seed] for seed in shared])
+            shared = [seed for seed in first if seed in second]
+            differences = np.array([second[seed] - first[seed] for seed in shared])
             if not np.isfinite(differences).all():
                 continue
             yield PairedTest(
@@ -387,8 +392,8 @@ def _tests(groups: list[Group], metrics: list[str]) -> Iterator[PairedTest]:
                 smallest_p=smallest_p(len(shared)),
                 seeds=shared,
                 unmatched={
-                    groups[0].name: [seed for seed in first.values if seed not in second.values],
-                    group.name: [seed for seed in second.values if seed not in first.values],
+                    groups[0].name: [seed for seed in first if seed not in second],
+                    group.name: [seed for seed in second if seed not in first],
                 },
             )
 

@@ -91,17 +91,23 @@ def _by_metric(comparison: Comparison) -> Table:
 
 
 def _by_group(comparison: Comparison) -> Table:
-    metrics = comparison.metrics[:_MAX_METRIC_COLUMNS]
+    metrics = _shown_metrics(comparison)
     rows = [[group.name, *(_estimate(group.estimate(metric)) for metric in metrics)] for group in comparison.groups]
     hidden = len(comparison.metrics) - len(metrics)
     notes = [f"{hidden} further metrics: choose with --metric."] if hidden else []
     return Table("Results: mean [t interval] n", ["group", *metrics], rows, notes)
 
 
+def _shown_metrics(comparison: Comparison) -> list[str]:
+    """All, or the first few where the groups are many."""
+    many = len(comparison.groups) > _MAX_METRIC_COLUMNS
+    return comparison.metrics[:_MAX_METRIC_COLUMNS] if many else comparison.metrics
+
+
 def _values(comparison: Comparison) -> Table:
     """Every value; only where a group has several seeds and the metrics were few enough to show."""
     rows = []
-    for metric in comparison.metrics[: None if len(comparison.groups) <= _MAX_METRIC_COLUMNS else _MAX_METRIC_COLUMNS]:
+    for metric in _shown_metrics(comparison):
         for group in comparison.groups:
             estimate = group.estimate(metric)
             if estimate is not None and estimate.n > 1:
@@ -114,7 +120,10 @@ def _values(comparison: Comparison) -> Table:
 
 def _tests(comparison: Comparison) -> Table:
     rows = []
+    shown = _shown_metrics(comparison)
     for test in comparison.tests:
+        if test.metric not in shown:
+            continue
         unmatched = "; ".join(f"{name}: {' '.join(seeds)}" for name, seeds in test.unmatched.items() if seeds)
         rows.append(
             [
