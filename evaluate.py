@@ -30,11 +30,9 @@ def main(overrides: list[str]) -> None:
         if cfg.get("run"):
             warn_of_drift(Path(cfg.run))
         evaluation.record_provenance(data.source.files)
-        sinks = build_sinks(cfg)
+        evaluation.sinks = build_sinks(cfg)
         evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items()}
-        scalars = evaluate(evaluators, task, data, evaluation, sinks)
-        for sink in sinks:
-            sink.close("success")
+        scalars = evaluate(evaluators, task, data, evaluation)
     build_report(evaluation.path)
     print_summary(evaluation, scalars)
 

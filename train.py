@@ -36,12 +36,13 @@ def main(cfg: DictConfig) -> None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         data = DataModule(instantiate(cfg.dataset), seed=cfg.seed, **cfg.loader)
         task = instantiate(cfg.task, model=build_model(cfg.model))
+        evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items()}
         run.record_provenance(data.source.files)
-        sinks = build_sinks(cfg)
+        run.sinks = build_sinks(cfg)
         trainer = instantiate(
             cfg.trainer,
             default_root_dir=str(run.path),
-            logger=[LocalRecord(run.path), *sinks],
+            logger=[LocalRecord(run.path), *run.sinks],
             callbacks=[instantiate(node) for node in cfg.callbacks.values()],
         )
         trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
@@ -49,10 +50,7 @@ def main(cfg: DictConfig) -> None:
         load_into(task, load_checkpoint(checkpoint)["state_dict"], checkpoint)
         run.update_provenance(evaluated_weights=checkpoint.name)
         summarise_training(run.path, type(task))
-        evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items()}
-        scalars = evaluate(evaluators, task, data, run, sinks, trainer.global_step)
-        for sink in sinks:
-            sink.close("success")
+        scalars = evaluate(evaluators, task, data, run, trainer.global_step)
     build_report(run.path)
     print_summary(run, scalars)
 

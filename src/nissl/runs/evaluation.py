@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -18,17 +18,12 @@ from nissl.runs.folder import RunFolder, read_json, write_json, write_text
 from nissl.runs.provenance import drifted
 from nissl.runs.records import Direction, direction_of, read_metrics, summarise
 
-if TYPE_CHECKING:
-    from nissl.runs.loggers import Sink
-
 log = logging.getLogger(__name__)
 
 Evaluator = Callable[[Any, Any], Result]
 
 
-def evaluate(
-    evaluators: dict[str, Evaluator], task: Any, data: Any, run: RunFolder, sinks: list[Sink], step: int = 0
-) -> dict[str, float]:
+def evaluate(evaluators: dict[str, Evaluator], task: Any, data: Any, run: RunFolder, step: int = 0) -> dict[str, float]:
     """Run each evaluator in turn and save its result at once, so that a later failure loses nothing.
 
     Returns:
@@ -51,7 +46,7 @@ def evaluate(
         save_result(run.path, name, result)
         scalars.update({metric: float(value) for metric, value in result.scalars.items()})
         add_to_summary(run.path, result.scalars)
-        for sink in sinks:
+        for sink in run.sinks:
             sink.log_metrics(dict(result.scalars), step)
             for label, figure in result.figures.items():
                 sink.log_figure(f"{name}/{label}", figure, step)

@@ -22,12 +22,15 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.compose import config_hash, read_config, resolve
 from nissl.runs.provenance import code_diff, provenance
+
+if TYPE_CHECKING:
+    from nissl.runs.loggers import Sink
 
 Kind = Literal["training", "evaluation"]
 
@@ -47,10 +50,12 @@ class RunFolder:
         path: the folder.
         cfg: the resolved configuration, as in its config.yaml.
         resume_from: checkpoint to continue from, or None.
+        sinks: dashboards, closed when the run ends, however it ends.
     """
 
     def __init__(self, path: Path, cfg: DictConfig, kind: Kind, resume_from: Path | None = None) -> None:
         self.path, self.cfg, self.kind, self.resume_from = path, cfg, kind, resume_from
+        self.sinks: list[Sink] = []
         self._lock = lock(path)
         self._started = time.time()
         self._previous_handlers: dict[int, Any] = {}
@@ -117,6 +122,8 @@ class RunFolder:
     ) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        for sink in self.sinks:
+            sink.close("success" if error is None else "failed")
         if error is None:
             self.set_status("finished")
         elif reason := _interruption(error):
