@@ -7,22 +7,20 @@ python evaluate.py model=<name> model.weights=<file> dataset=<name> evaluator=[.
 import sys
 from pathlib import Path
 
-from nissl.runs.validate import validate
-
 from nissl.runs.command_line import clear_errors
 from nissl.runs.compose import compose_evaluation, instantiate
 from nissl.runs.folder import RunFolder
+from nissl.runs.validate import validate
 
 
 def main(overrides: list[str]) -> None:
     cfg = compose_evaluation(overrides)
     validate(cfg)
     with RunFolder.start_evaluation(cfg) as evaluation:
-        from nissl.runs.report import build_report
-
         from nissl.datasets.datamodule import DataModule
         from nissl.runs.evaluation import evaluate, print_summary, trained_task, warn_of_drift
         from nissl.runs.loggers import build_sinks
+        from nissl.runs.report import build_report
 
         cfg = evaluation.cfg
         data = DataModule(instantiate(cfg.dataset), seed=cfg.seed, **cfg.loader)

@@ -1,17 +1,16 @@
 """Train a model, evaluate it, report: one run folder.
 
-python train.py experiment=calcium_quick
 python train.py experiment=ffn_fib25 seed=1 trainer.max_time=00:00:30:00 run_dir=runs/first resume=auto
 python train.py -m experiment=graph_dino_quick seed=0,1,2
 """
 
 import hydra
-from nissl.runs.validate import validate
 from omegaconf import DictConfig
 
 from nissl.runs.command_line import clear_errors
 from nissl.runs.compose import grid_folder, instantiate
 from nissl.runs.folder import AlreadyFinished, RunFolder
+from nissl.runs.validate import validate
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -24,12 +23,12 @@ def main(cfg: DictConfig) -> None:
         return
     with run:
         import pytorch_lightning as pl
-        from nissl.runs.report import build_report
 
         from nissl.datasets.datamodule import DataModule
         from nissl.runs.callbacks import LocalRecord
         from nissl.runs.evaluation import evaluate, print_summary, summarise_training
         from nissl.runs.loggers import build_sinks
+        from nissl.runs.report import build_report
         from nissl.runs.weights import build_model, chosen_checkpoint, load_checkpoint, load_into
 
         cfg = run.cfg
