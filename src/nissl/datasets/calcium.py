@@ -1,0 +1,344 @@
+"""Calcium frames with the stimulated cells as labels: any movie with an event table or a covariate, or a simulated one.
+
+This follows the source presentation: raw frames, no cell extraction, one or two cells stimulated at a time, brightness
+and contrast varied in training. Ours: a guard band and laser frames are left out, and the frames of a trial stay
+together in one part of the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nissl.datasets import calcium_pixels as pixels
+from nissl.datasets.calcium_events import (
+    CellTable,
+    Event,
+    Pattern,
+    cells_of,
+    check_events,
+    list_patterns,
+    read_cells,
+    read_events,
+)
+from nissl.datasets.calcium_frames import FrameOptions, LabelledFrames, Recording, Truth, check_options, known_fps
+from nissl.datasets.calcium_io import ArrayMovie, open_movie, read_series
+from nissl.datasets.calcium_labels import FrameTable, Labelling, label_by_covariate, label_by_events
+from nissl.simulate.calcium import Day, Session, World, WorldSettings, make_world, simulate_day
+
+
+class CalciumMovie(LabelledFrames):
+    """A movie from a file, labelled by an event table or by one covariate cut into classes.
+
+    Args:
+        path: movie (HDF5, TIFF, npy, npz).
+        key: data set in the file; null where there is only one movie.
+        axes: order of the movie's axes; null is TYX.
+        plane: index along Z, for movies of volumes.
+        fps: frames per second; null where unknown; 1 makes every "second" below one frame.
+        day: name of the session.
+        um_per_px: null where unknown.
+        memory_mb: movies up to this size are held in memory, larger ones read frame by frame.
+        events: event table (CSV), or null.
+        cells: cell table (CSV); null takes the names in the event table, without positions.
+        max_cells: most cells stimulated at once.
+        exclude_frames: intervals [a, b) to leave out.
+        lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad: see `Labelling`.
+        covariate: data set (in the movie's file) or column with one number per frame, instead of events.
+        covariate_path: file of the covariate; null is the movie's own.
+        class_edges: where the covariate is cut.
+        class_names: one more than edges.
+        block_frames: frames in a block of time, the group of covariate splits.
+        num_outputs: of the network: cells plus "none", or classes; checked against the data.
+        mask: none, fov, file or discs.
+        border_px, dark_share: of the fov mask.
+        mask_file: of the file mask.
+        resize: [H, W] to average frames to; null keeps them.
+        normalise: global, recording, dff or none.
+        contrast: range of the factor on the contrast of training frames.
+        brightness: range (+-) of their brightness, in deviations of the frame.
+        none_fraction: share of "none" frames kept for training; null keeps all.
+        split_group: frame, trial, block or recording.
+        split_fractions: train, val, test.
+        split_seed: of the split.
+        split_file: table of frames saved by an earlier run, instead of a new split.
+        embargo_s: training frames this near to held-out ones are dropped.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        key: str | None,
+        axes: str | None,
+        plane: int | None,
+        fps: float | None,
+        day: str,
+        um_per_px: float | None,
+        memory_mb: float,
+        events: str | None,
+        cells: str | None,
+        max_cells: int,
+        exclude_frames: Sequence[Sequence[int]],
+        lag_s: float,
+        tail_s: float,
+        guard_s: float,
+        baseline_s: float,
+        drop_laser_frames: bool,
+        laser_pad: int,
+        covariate: str | None,
+        covariate_path: str | None,
+        class_edges: Sequence[float],
+        class_names: Sequence[str],
+        block_frames: int | None,
+        num_outputs: int,
+        mask: str,
+        border_px: int,
+        dark_share: float,
+        mask_file: str | None,
+        resize: Sequence[int] | None,
+        normalise: str,
+        contrast: Sequence[float],
+        brightness: float,
+        none_fraction: float | None,
+        split_group: str,
+        split_fractions: Sequence[float],
+        split_seed: int,
+        split_file: str | None,
+        embargo_s: float,
+    ) -> None:
+        if (events is None) == (covariate is None):
+            raise ValueError(
+                "a movie needs labels: set exactly one of dataset.events (a table of stimulations) and "
+                f"dataset.covariate (one number per frame); came events={events}, covariate={covariate}"
+            )
+        recording = Recording(Path(path).stem, day, open_movie(path, key, axes, plane, memory_mb), fps)
+        options = FrameOptions(
+            mask=mask,
+            border_px=border_px,
+            dark_share=dark_share,
+            mask_file=mask_file,
+            resize=_pair(resize),
+            normalise=normalise,
+            contrast=(contrast[0], contrast[1]),
+            brightness=brightness,
+            none_fraction=none_fraction,
+            split_group=split_group,
+            split_fractions=split_fractions,
+            split_seed=split_seed,
+            split_file=split_file,
+            embargo_s=embargo_s,
+            um_per_px=um_per_px,
+            num_outputs=num_outputs,
+        )
+        if covariate is not None:
+            values = read_series(covariate_path or path, covariate)
+            length = recording.movie.shape[0]
+            if len(values) != length:
+                raise ValueError(f"covariate '{covariate}' has {len(values)} values, but the movie has {length} frames")
+            if block_frames is None:
+                raise ValueError("labels from a covariate need dataset.block_frames, the length of a block of time")
+            table = label_by_covariate(values, class_edges, class_names, block_frames)
+            super().__init__([recording], table, CellTable(tuple(class_names)), options)
+        else:
+            assert events is not None
+            read = read_events(events, recording.name, fps)
+            known = read_cells(cells) if cells is not None else cells_of(read)
+            labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
+            excluded = {recording.name: [(int(a), int(b)) for a, b in exclude_frames]}
+            table = label_stimulations([recording], read, known, max_cells, labelling, excluded)
+            super().__init__([recording], table, known, options)
+        own = [events, cells, covariate_path, mask_file, split_file]
+        self.files += [Path(name) for name in own if name is not None]
+
+
+class CalciumSimulated(LabelledFrames):
+    """A simulated experiment with known wiring; see `nissl.simulate.calcium`.
+
+    Args:
+        world_seed: of the animal.
+        session_seed: of what happens on each day; the days of one animal differ by their place in `days`.
+        days: name -> coupling g of that day; the first is the reference.
+        size_px, um_per_px, num_cells, num_targets, modules: geometry.
+        pairs, powers, trials: stimulation design.
+        amplitude, success, pair_power, follower_cv: responses.
+        decay_s, rise_s, fps: kinetics and frame rate.
+        window_frames: recorded frames [before, after] each onset; null records without a gap.
+        weight_median, recurrent, followers, propagate: wiring, see `WorldSettings`.
+        spontaneous_hz: range of the cells' own event rates.
+        photons: per pixel at mean brightness.
+        artefact: laser light in laser-on frames.
+        lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad: see `Labelling`.
+        num_outputs and the rest: as in `CalciumMovie`.
+    """
+
+    def __init__(
+        self,
+        world_seed: int,
+        session_seed: int,
+        days: dict[str, float],
+        size_px: int,
+        um_per_px: float,
+        num_cells: int,
+        num_targets: int,
+        modules: Sequence[Sequence[int]],
+        pairs: bool,
+        powers: Sequence[float],
+        trials: int,
+        amplitude: float,
+        success: float,
+        pair_power: float,
+        follower_cv: float,
+        decay_s: float,
+        rise_s: float,
+        fps: float,
+        window_frames: Sequence[int] | None,
+        weight_median: float,
+        recurrent: bool,
+        followers: bool,
+        propagate: bool,
+        spontaneous_hz: Sequence[float],
+        photons: float,
+        artefact: float,
+        lag_s: float,
+        tail_s: float,
+        guard_s: float,
+        baseline_s: float,
+        drop_laser_frames: bool,
+        laser_pad: int,
+        num_outputs: int,
+        mask: str,
+        border_px: int,
+        dark_share: float,
+        mask_file: str | None,
+        resize: Sequence[int] | None,
+        normalise: str,
+        contrast: Sequence[float],
+        brightness: float,
+        none_fraction: float | None,
+        split_group: str,
+        split_fractions: Sequence[float],
+        split_seed: int,
+        split_file: str | None,
+        embargo_s: float,
+    ) -> None:
+        options = FrameOptions(
+            mask=mask,
+            border_px=border_px,
+            dark_share=dark_share,
+            mask_file=mask_file,
+            resize=_pair(resize),
+            normalise=normalise,
+            contrast=(contrast[0], contrast[1]),
+            brightness=brightness,
+            none_fraction=none_fraction,
+            split_group=split_group,
+            split_fractions=split_fractions,
+            split_seed=split_seed,
+            split_file=split_file,
+            embargo_s=embargo_s,
+            um_per_px=um_per_px,
+            num_outputs=num_outputs,
+        )
+        check_options(options)  # before minutes of simulation
+        settings = WorldSettings(
+            size_px=size_px,
+            um_per_px=um_per_px,
+            num_cells=num_cells,
+            num_targets=num_targets,
+            modules=tuple(tuple(module) for module in modules),
+            pairs=pairs,
+            powers=tuple(powers),
+            trials=trials,
+            amplitude=amplitude,
+            success=success,
+            pair_power=pair_power,
+            follower_cv=follower_cv,
+            decay_s=decay_s,
+            rise_s=rise_s,
+            frame_rate_hz=fps,
+            window_frames=_pair(window_frames),
+            weight_median=weight_median,
+            recurrent=recurrent,
+            followers=followers,
+            propagate=propagate,
+            spontaneous_hz=(spontaneous_hz[0], spontaneous_hz[1]),
+            photons=photons,
+            artefact=artefact,
+        )
+        world = make_world(settings, world_seed)
+        sessions = [
+            simulate_day(world, Day(name, coupling, reference=i == 0), seed=session_seed + i)
+            for i, (name, coupling) in enumerate(days.items())
+        ]
+        recordings = [Recording(s.day.name, s.day.name, ArrayMovie(s.frames, s.day.name), fps) for s in sessions]
+        names = tuple(str(i + 1) for i in range(num_targets))
+        # The simulator's pixel centres lie at 0.5; everywhere else in nissl they lie at whole numbers.
+        cells = CellTable(names, world.positions_px[:num_targets] - 0.5, world.radius_px[:num_targets])
+        events: list[Event] = [event for session in sessions for event in _events_of(world, session, names)]
+        labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
+        table = label_stimulations(recordings, events, cells, 2, labelling, {})
+        truth = _truth_of(world, sessions[0], table.patterns, names, options.resize)
+        super().__init__(recordings, table, cells, options, truth)
+
+
+def label_stimulations(
+    recordings: Sequence[Recording],
+    events: Sequence[Event],
+    cells: CellTable,
+    max_cells: int,
+    labelling: Labelling,
+    excluded: dict[str, list[tuple[int, int]]],
+) -> FrameTable:
+    """Check an event table against its recordings and label every frame."""
+    lengths = {recording.name: recording.movie.shape[0] for recording in recordings}
+    checked = check_events(events, cells, lengths, max_cells)
+    fps = {recording.name: known_fps(recording, "tail_s") for recording in recordings}
+    return label_by_events(checked, list_patterns(checked, cells), lengths, fps, labelling, excluded)
+
+
+def _events_of(world: World, session: Session, names: Sequence[str]) -> list[Event]:
+    """The event table of a simulated session."""
+    settings, activity = world.settings, session.activity
+    events: list[Event] = []
+    for pattern, repeat, onset in zip(activity.pattern, activity.repeat, activity.onset, strict=True):
+        played = world.patterns[pattern]
+        events.append(
+            Event(
+                recording=session.day.name,
+                onset=int(onset),
+                offset=int(onset) + settings.laser_frames,
+                cells=tuple(names[target] for target in played.targets),
+                condition=f"p{played.power:g}" if len(settings.powers) > 1 else "",
+                trial=int(repeat) + 1,
+                block=str(repeat),
+                where=f"simulated {session.day.name} stimulus {len(events) + 1}",
+            )
+        )
+    return events
+
+
+def _truth_of(
+    world: World, session: Session, patterns: Sequence[Pattern], names: Sequence[str], size: tuple[int, int] | None
+) -> Truth:
+    conditions = len(world.settings.powers) > 1
+    row_of = {
+        Pattern(tuple(names[t] for t in p.targets), f"p{p.power:g}" if conditions else ""): i
+        for i, p in enumerate(world.patterns)
+    }
+    silent = np.zeros((1, *session.evoked.shape[1:]))
+    images = np.concatenate([session.evoked, silent])  # the last for "none"
+    num = len(names)
+    return Truth(
+        evoked=pixels.resize_frames(images[[row_of.get(pattern, -1) for pattern in patterns]], size),
+        module=world.module[:num],
+        gain=session.gain[:num, :num],
+    )
+
+
+def _pair(values: Sequence[int] | None) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    first, second = values
+    return int(first), int(second)

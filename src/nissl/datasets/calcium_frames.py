@@ -1,0 +1,287 @@
+"""Labelled frames of one or more recordings as training examples: divided, masked, normalised, varied in training.
+
+Each frame is one example (1, H, W); its label is a vector with 1 for each stimulated cell, or for "none", the last
+output. Evaluators may use `outputs, patterns, labels, table, part, mask, mean_image, cells, um_per_px, truth`, `rows`
+and `unvaried`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nissl.datasets import calcium_pixels as pixels
+from nissl.datasets.calcium_events import CellTable, Pattern
+from nissl.datasets.calcium_io import Movie
+from nissl.datasets.calcium_labels import NONE, ROLES, FrameTable, label_vectors, outputs_of
+from nissl.datasets.calcium_splits import PARTS, read_split, split_frames
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One movie: its name, the day it belongs to, frames per second (None where unknown)."""
+
+    name: str
+    day: str
+    movie: Movie
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a simulated movie was made from.
+
+    Attributes:
+        evoked: (P, H, W) noise-free response to each pattern, in the order of `patterns`; zero for "none".
+        module: (N,) module of each stimulated cell.
+        gain: (N, N) response of each stimulated cell (row) to a unit drive of each (column).
+    """
+
+    evoked: np.ndarray
+    module: np.ndarray
+    gain: np.ndarray
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """How stored frames become input and how they are divided; the fields are those of the configuration."""
+
+    mask: str
+    border_px: int
+    dark_share: float
+    mask_file: str | None
+    resize: tuple[int, int] | None
+    normalise: str
+    contrast: tuple[float, float]
+    brightness: float
+    none_fraction: float | None
+    split_group: str
+    split_fractions: Sequence[float]
+    split_seed: int
+    split_file: str | None
+    embargo_s: float
+    um_per_px: float | None
+    num_outputs: int
+
+
+class Frames(Dataset[dict[str, Any]]):
+    """Frames of one part as `{"frames": (1, H, W), "label": (C,), "index": row of the frame table}`.
+
+    A training set varies brightness and contrast; the draw of an item depends on its index's seed alone.
+    """
+
+    def __init__(self, source: LabelledFrames, rows: np.ndarray, vary: bool) -> None:
+        self._source, self._rows, self._vary = source, rows, vary
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """A whole batch at once: the loader calls this, so that a file is read once per batch."""
+        rows = self._rows[[int(i) for i in indices]]
+        seeds = [getattr(i, "seed", int(i)) for i in indices] if self._vary else None
+        frames = torch.from_numpy(self._source.read(rows, seeds))
+        labels = torch.from_numpy(self._source.labels[self._source.table.pattern[rows]])
+        return [
+            {"frames": frame[None], "label": label, "index": int(row)}
+            for frame, label, row in zip(frames, labels, rows, strict=True)
+        ]
+
+
+class LabelledFrames:
+    """Recordings with a frame table: split, masked and normalised. The base of the configured data sets below.
+
+    Attributes:
+        outputs: name of each network output, (C,).
+        patterns: rows of every per-pattern result, (P,).
+        labels: (P, C) target of each pattern.
+        table: one row per frame of all recordings.
+        part: (F,) 0 train, 1 val, 2 test, -1 unused.
+        mask: (H, W) True inside.
+        mean_image: (H, W) mean of the training frames, as stored.
+        cells: positions in the pixels of the network's input.
+        um_per_px: of the network's input; None where unknown.
+        truth: of simulated data, or None.
+        split_group: what the split does not tear apart.
+        files: what was read.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        table: FrameTable,
+        cells: CellTable,
+        options: FrameOptions,
+        truth: Truth | None = None,
+    ) -> None:
+        check_options(options)
+        shapes = {recording.name: recording.movie.shape[1:] for recording in recordings}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"all recordings must have frames of one shape, came {shapes}")
+        self.recordings, self.table, self.truth = list(recordings), table, truth
+        self.patterns: tuple[Pattern, ...] = table.patterns
+        self.outputs = outputs_of(cells, self.patterns)
+        if options.num_outputs != len(self.outputs):
+            raise ValueError(
+                f"num_outputs={options.num_outputs}, but the data have {len(self.outputs)} outputs: "
+                f"{', '.join(self.outputs)}. Set dataset.num_outputs={len(self.outputs)}."
+            )
+        self.labels = label_vectors(self.patterns, self.outputs)
+        self.part = self._divide(options)
+        self.files = [path for recording in recordings for path in recording.movie.files]
+        self._movies = [recording.movie for recording in recordings]
+        for recording in recordings:
+            pixels.check_movie(recording.movie, f"recording '{recording.name}'")
+
+        stored = self._movies[0].shape[1:]
+        self.size, self.split_group = options.resize, options.split_group
+        shape = options.resize or stored
+        if any(new > old for new, old in zip(shape, stored, strict=True)):
+            raise ValueError(f"resize={list(shape)} is larger than the stored frames {list(stored)}; it must average")
+        factor = np.array(shape) / np.array(stored)
+        if cells.positions_px is not None:
+            # Pixel centres are at whole numbers, so areas shrink about -0.5.
+            positions = (cells.positions_px + 0.5) * factor - 0.5
+            radius = None if cells.radius_px is None else cells.radius_px * factor.mean()
+            cells = CellTable(cells.names, positions, radius)
+            _check_positions(cells, shape)
+        self.cells = cells
+        self.um_per_px = None if options.um_per_px is None else float(options.um_per_px / factor.mean())
+
+        train = self.rows("train")
+        self.mean_image = self._mean_image(train, shape)
+        self.mask = self._make_mask(options, shape)
+        self._normalise = pixels.fit_normalisation(
+            options.normalise, self._movies, table.recording[train], table.frame[train], self.size, self.mask
+        )
+        self._contrast, self._brightness = options.contrast, options.brightness
+        log.info("%s", self.describe())
+
+    def split(self, name: str) -> Frames:
+        """Frames of "train", "val" or "test"; training frames vary in brightness and contrast."""
+        return Frames(self, self.rows(name), vary=name == "train")
+
+    def unvaried(self, name: str) -> Frames:
+        """The same frames, none of them varied: what maps and training accuracy are read from."""
+        return Frames(self, self.rows(name), vary=False)
+
+    def rows(self, name: str) -> np.ndarray:
+        """Rows of the frame table in a part."""
+        if name not in PARTS:
+            raise ValueError(f"no part '{name}'; choose one of {', '.join(PARTS)}")
+        return np.flatnonzero(self.part == PARTS.index(name))
+
+    def read(self, rows: np.ndarray, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Network input (n, H, W) of rows of the table; varied, each by its seed, where seeds are given."""
+        recording = self.table.recording[rows]
+        stored = pixels.read_rows(self._movies, recording, self.table.frame[rows], self.size)
+        frames = self._normalise(stored, recording)
+        if seeds is not None:
+            frames = pixels.vary_brightness(frames, self.mask, self._contrast, self._brightness, seeds)
+        return frames * self.mask
+
+    def frame_rows(self) -> list[dict[str, Any]]:
+        """The frame table as rows to be saved; it is also what `split_file` reads back."""
+        table = self.table
+        parts = (*PARTS, "")
+        return [
+            {
+                "index": i,
+                "recording": self.recordings[table.recording[i]].name,
+                "day": self.recordings[table.recording[i]].day,
+                "frame": int(table.frame[i]),
+                "trial": int(table.trial[i]),
+                "pattern": self.patterns[table.pattern[i]].name if table.pattern[i] >= 0 else "",
+                "role": ROLES[table.role[i]],
+                "frame_since_onset": int(table.since_onset[i]),
+                "split": parts[self.part[i]],
+            }
+            for i in range(len(table))
+        ]
+
+    def describe(self) -> str:
+        """Counts, for the log."""
+        roles = ", ".join(f"{np.count_nonzero(self.table.role == i)} {role}" for i, role in enumerate(ROLES))
+        parts = ", ".join(f"{len(self.rows(name))} {name}" for name in PARTS)
+        inside = f"{self.mask.mean():.0%} in mask"
+        return f"{len(self.table)} frames ({roles}); {len(self.patterns)} patterns; {parts}; {inside}"
+
+    def _divide(self, options: FrameOptions) -> np.ndarray:
+        names = [recording.name for recording in self.recordings]
+        if options.split_file is not None:
+            return read_split(options.split_file, self.table, names)
+        embargo = 0
+        if options.embargo_s > 0:
+            embargo = int(np.ceil(options.embargo_s * max(known_fps(r, "embargo_s") for r in self.recordings) - 1e-6))
+        part = split_frames(self.table, options.split_group, options.split_fractions, options.split_seed, embargo)
+        if options.none_fraction is not None:
+            idle = np.flatnonzero((part == 0) & (self.table.role == NONE))
+            rng = np.random.default_rng([options.split_seed, 1])
+            kept = rng.permutation(idle)[: max(1, round(options.none_fraction * len(idle)))]
+            part[np.setdiff1d(idle, kept)] = -1
+        return part
+
+    def _mean_image(self, train: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        total = np.zeros(shape)
+        rows = pixels.sample_rows(train, pixels.FRAMES_MEASURED)
+        for block in pixels.in_blocks(rows):
+            frames = pixels.read_rows(self._movies, self.table.recording[block], self.table.frame[block], self.size)
+            total += frames.sum(axis=0, dtype=np.float64)
+        return total / len(rows)
+
+    def _make_mask(self, options: FrameOptions, shape: tuple[int, int]) -> np.ndarray:
+        if options.mask == "none":
+            return np.ones(shape, dtype=bool)
+        if options.mask == "fov":
+            return pixels.field_of_view(self.mean_image, options.border_px, options.dark_share)
+        if options.mask == "file":
+            if options.mask_file is None:
+                raise ValueError("dataset.mask=file needs dataset.mask_file")
+            return pixels.mask_from_file(options.mask_file, shape)
+        if self.cells.positions_px is None or self.cells.radius_px is None:
+            raise ValueError("dataset.mask=discs needs the cells' y_px, x_px and radius_px. Set dataset.cells.")
+        return pixels.discs(shape, self.cells.positions_px, self.cells.radius_px)
+
+
+def known_fps(recording: Recording, needed_for: str) -> float:
+    if not recording.fps or recording.fps <= 0:
+        raise ValueError(
+            f"dataset.{needed_for} is in seconds, but the frame rate of '{recording.name}' is {recording.fps}. "
+            "Set dataset.fps (1 makes every second one frame)."
+        )
+    return float(recording.fps)
+
+
+def check_options(options: FrameOptions) -> None:
+    if options.mask not in pixels.MASKS:
+        raise ValueError(f"dataset.mask='{options.mask}' is unknown; choose one of {', '.join(pixels.MASKS)}")
+    if options.normalise not in pixels.NORMALISATIONS:
+        known = ", ".join(pixels.NORMALISATIONS)
+        raise ValueError(f"dataset.normalise='{options.normalise}' is unknown; choose one of {known}")
+    if not 0 < options.contrast[0] <= options.contrast[1] or options.brightness < 0:
+        raise ValueError(
+            f"dataset.contrast must be a range above 0 and dataset.brightness at least 0, "
+            f"came {options.contrast} and {options.brightness}"
+        )
+
+
+def _check_positions(cells: CellTable, shape: tuple[int, int]) -> None:
+    assert cells.positions_px is not None
+    outside = (cells.positions_px < -0.5).any(axis=1) | (cells.positions_px > np.array(shape) - 0.5).any(axis=1)
+    if outside.any():
+        i = int(np.argmax(outside))
+        raise ValueError(
+            f"cell '{cells.names[i]}' at y={cells.positions_px[i, 0]:.1f}, x={cells.positions_px[i, 1]:.1f} is outside "
+            f"the frames of {shape[0]} x {shape[1]} pixels. Are y_px and x_px swapped, or in micrometres?"
+        )

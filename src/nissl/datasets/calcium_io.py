@@ -1,0 +1,245 @@
+"""Movies from files, read lazily: HDF5, TIFF (also BigTIFF and ImageJ), npy and npz; always (time, y, x) when read.
+
+A movie knows its shape and gives frames by index; it never holds the whole file (unless asked to, for small ones), and
+never changes the data type. Files are opened where they are read, so a movie can be sent to a worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import tifffile
+
+TIFF_SUFFIXES, HDF5_SUFFIXES = (".tif", ".tiff"), (".h5", ".hdf5", ".hdf")
+FRAMES_AT_ONCE = 256  # how many frames a pass over a whole movie reads at a time
+
+
+class Movie(Protocol):
+    """Frames by index.
+
+    Attributes:
+        shape: (T, Y, X).
+        dtype: as in the file.
+        files: what it reads; empty in memory.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    files: list[Path]
+
+    def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames (n, Y, X) in the order asked for; indices may repeat."""
+        ...
+
+
+class ArrayMovie:
+    """A movie that is an array already, in memory or memory-mapped."""
+
+    def __init__(self, array: np.ndarray, name: str, files: list[Path] | None = None) -> None:
+        _check_frames(name, array.shape, array.dtype)
+        self._array = array
+        self.shape: tuple[int, int, int] = array.shape
+        self.dtype, self.files = array.dtype, files or []
+
+    def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.asarray(self._array[np.asarray(frames)])
+
+
+class HDF5Movie:
+    """One data set of an HDF5 file.
+
+    Args:
+        path: the file.
+        key: name of the data set; None where the file holds exactly one that could be a movie.
+        axes: order of its axes, such as "TYX", "TXY" or "TZYX"; T first.
+        plane: index along Z, needed where there is one.
+    """
+
+    def __init__(self, path: Path, key: str | None, axes: str, plane: int | None) -> None:
+        self.path, self._plane = path, plane
+        with _open_hdf5(path) as file:
+            self.key = _only_movie(file, path) if key is None else key
+            if self.key not in file or not isinstance(file[self.key], h5py.Dataset):
+                names = _dataset_names(file)
+                raise ValueError(f"no data set '{self.key}' in {path}; it has {', '.join(names) or 'none'}. Set key.")
+            shape, self.dtype = file[self.key].shape, file[self.key].dtype
+        self._order = _frame_axes(axes, shape, plane, f"{path}:{self.key}")
+        named = dict(zip(axes.upper(), shape, strict=True))
+        self.shape = (named["T"], named["Y"], named["X"])
+        _check_frames(f"{path}:{self.key}", self.shape, self.dtype)
+        self.files = [path]
+        self._file: h5py.File | None = None
+
+    def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+        if self._file is None:
+            self._file = h5py.File(self.path, "r")
+        wanted, back = np.unique(np.asarray(frames), return_inverse=True)  # h5py wants sorted, distinct indices
+        data = self._file[self.key]
+        block = data[wanted] if self._plane is None else data[wanted, self._plane]
+        return (block.transpose(0, 2, 1) if self._order == "XY" else block)[back]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # an open file cannot follow into another process
+
+
+class TIFFMovie:
+    """A stack of grey pages. ImageJ files that call their time axis Z are read as time."""
+
+    def __init__(self, path: Path, axes: str | None) -> None:
+        self.path = path
+        try:
+            with tifffile.TiffFile(path) as file:
+                series = file.series[0]
+                shape, came, self.dtype = series.shape, series.axes, series.dtype
+                size = path.stat().st_size
+                ends = [int(o) + int(n) for page in series.pages for o, n in _extents(page)]
+        except (tifffile.TiffFileError, IndexError, OSError, AttributeError) as error:
+            raise ValueError(f"{path} is not a readable TIFF file: {error}. Truncated? Copy it again.") from error
+        if max(ends, default=0) > size:
+            raise ValueError(f"{path} is truncated: pages end at byte {max(ends)}, the file at {size}. Copy it again.")
+        if "S" in came:
+            raise ValueError(f"{path} is a colour TIFF (axes {came}, shape {shape}). Convert it to one grey channel.")
+        if len(shape) != 3 or (axes or "TYX").upper() != "TYX":
+            raise ValueError(f"{path} has axes {came}, shape {shape}; expected a stack of pages (time, y, x).")
+        _check_frames(str(path), shape, self.dtype)
+        self.shape: tuple[int, int, int] = shape
+        self.files = [path]
+
+    def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+        wanted, back = np.unique(np.asarray(frames), return_inverse=True)
+        # imread by page index fails on ImageJ files above 4 GB, which have one page: the series knows its frames.
+        with tifffile.TiffFile(self.path) as file:
+            series = file.series[0]
+            if series.dataoffset is not None:  # contiguous: seek instead of walking the pages
+                stored = series.dtype.newbyteorder(file.byteorder)
+                mapped = np.memmap(self.path, stored, "r", series.dataoffset, self.shape)
+                return np.asarray(mapped[wanted])[back]
+            return np.stack([file.asarray(key=int(i)) for i in wanted])[back]
+
+
+def open_movie(
+    path: str | Path, key: str | None = None, axes: str | None = None, plane: int | None = None, memory_mb: float = 0
+) -> Movie:
+    """Open a movie by its suffix.
+
+    Args:
+        path: the file.
+        key: data set inside an HDF5 or npz file; may be None where only one can be meant.
+        axes: axis order in the file; default TYX.
+        plane: index along Z for movies of volumes.
+        memory_mb: movies up to this size are read once and kept.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of an unknown kind, or holds no movie under that name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        where = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"movie {path} {where}. Check dataset.path, or NISSL_DATA for the data folder.")
+    suffix = path.suffix.lower()
+    movie: Movie
+    if suffix in HDF5_SUFFIXES:
+        movie = HDF5Movie(path, key, axes or "TYX", plane)
+    elif suffix in TIFF_SUFFIXES:
+        movie = TIFFMovie(path, axes)
+    elif suffix in (".npy", ".npz"):
+        movie = ArrayMovie(_load_numpy(path, key), str(path), [path])
+    else:
+        raise ValueError(f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy or .npz")
+    size_mb = np.prod(movie.shape, dtype=float) * movie.dtype.itemsize / 2**20
+    if size_mb <= memory_mb:
+        return ArrayMovie(movie.read(np.arange(movie.shape[0])), str(path), movie.files)
+    return movie
+
+
+def read_series(path: str | Path, key: str) -> np.ndarray:
+    """One value per frame (T,) from the data set `key` of an HDF5 file, or the column `key` of a CSV file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"covariate file {path} does not exist. Check dataset.covariate_path.")
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        with _open_hdf5(path) as file:
+            if key not in file:
+                raise ValueError(f"no data set '{key}' in {path}; it has {', '.join(_dataset_names(file))}")
+            values = np.asarray(file[key])
+    else:
+        table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
+        if table.dtype.names is None or key not in table.dtype.names:
+            raise ValueError(f"no column '{key}' in {path}; it has {', '.join(table.dtype.names or ())}")
+        values = np.atleast_1d(table[key])
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise ValueError(f"covariate '{key}' of {path} must be a number per frame, came {values.shape} {values.dtype}")
+    return values
+
+
+def _check_frames(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"movie {name} has shape {shape}; expected three axes (time, y, x), none of them empty")
+    if dtype.kind not in "fiu":
+        raise ValueError(f"movie {name} holds {dtype}; expected integers or floats")
+
+
+def _frame_axes(axes: str, shape: tuple[int, ...], plane: int | None, name: str) -> str:
+    """ "YX" or "XY": the order in which a frame is stored."""
+    axes = axes.upper()
+    if len(axes) != len(shape):
+        raise ValueError(f"{name} has {len(shape)} axes {shape}, but axes='{axes}' names {len(axes)}")
+    inner = axes.replace("Z", "")
+    if inner not in ("TYX", "TXY") or (len(axes) == 4 and axes[1] != "Z"):
+        raise ValueError(f"axes='{axes}' is not supported; use TYX, TXY, TZYX or TZXY")
+    if ("Z" in axes) != (plane is not None):
+        need = "choose one with plane=" if "Z" in axes else "plane must be null"
+        raise ValueError(f"{name} with axes='{axes}': {need}")
+    if plane is not None and not 0 <= plane < shape[1]:
+        raise ValueError(f"plane={plane} is outside {name}, which has {shape[1]} planes")
+    return inner[1:]
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable HDF5 file: {error}. Truncated? Copy it again.") from error
+
+
+def _dataset_names(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
+
+
+def _only_movie(file: h5py.File, path: Path) -> str:
+    movies = [name for name in _dataset_names(file) if file[name].ndim == 3]
+    if len(movies) != 1:
+        found = ", ".join(movies) or f"none (of {', '.join(_dataset_names(file)) or 'no data sets'})"
+        raise ValueError(
+            f"without key, {path} must hold exactly one data set with three axes; it has {found}. Set key."
+        )
+    return movies[0]
+
+
+def _extents(page: Any) -> list[tuple[int, int]]:
+    """(offset, bytes) of the strips of a TIFF page; pages of a uniform series may be None."""
+    return [] if page is None else list(zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def _load_numpy(path: Path, key: str | None) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as arrays:
+            movies = [name for name in arrays.files if arrays[name].ndim == 3]
+            if key is None and len(movies) == 1:
+                key = movies[0]
+            if key not in arrays.files:
+                raise KeyError(f"no array '{key}' in {path}; it has {', '.join(arrays.files)}")
+            return arrays[key]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}. Set key.") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable numpy file: {error}. Truncated? Copy it again.") from error
