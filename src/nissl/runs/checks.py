@@ -230,13 +230,19 @@ class _Checker:
     def _type(self, key: str, value: Any, annotation: ast.expr | None) -> Iterator[Problem]:
         if value == "???" or (isinstance(value, str) and "${" in value):
             return
-        raw = select(self.raw, key)
-        if value is None and isinstance(raw, str) and raw in {f"${{{name}}}" for name in FILLED_AT_START}:
+        if value is None and self._written(key) in {f"${{{name}}}" for name in FILLED_AT_START}:
             return
         if not accepts(annotation, value):
             assert annotation is not None
             expected = ast.unparse(annotation).strip("'\"")
             yield self._problem(key, f"'{key}' expects {expected}; came {value!r} ({_kind(value)})")
+
+    def _written(self, key: str) -> Any:
+        """What the files say at a key; None inside a section that is written elsewhere (`segmenter: ${segmenter}`)."""
+        try:
+            return select(self.raw, key)
+        except KeyError:
+            return None
 
     def _nested(self, path: str, value: Any) -> Iterator[Problem]:
         """Objects among the arguments, at any depth; a mapping without `_target_` is an argument's own business."""
