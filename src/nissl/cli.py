@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     importing = command("import", _import, "convert a published checkpoint to safetensors")
     importing.add_argument("model", help="a name in conf/model, such as ffn or graph_dino")
     importing.add_argument("checkpoint", type=Path, help="file, or prefix of a TensorFlow checkpoint")
-    importing.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    importing.add_argument("--out", type=Path, help="file to write; default: weights/<folder of it>.safetensors")
     return parser
 
 
@@ -214,7 +214,8 @@ def _import(arguments: argparse.Namespace) -> int:
     from nissl.runs.compose import conf_dir
     from nissl.runs.foreign import import_checkpoint
 
-    done = import_checkpoint(arguments.model, arguments.checkpoint, arguments.out, conf_dir())
+    out = arguments.out or Path("weights") / f"{arguments.checkpoint.resolve().parent.name}.safetensors"
+    done = import_checkpoint(arguments.model, arguments.checkpoint, out, conf_dir())
     print(f"{done.path}: {done.num_tensors} tensors, {done.num_parameters:,} numbers")
     print("architecture: " + ", ".join(f"{key}={value}" for key, value in done.architecture.items()))
     print(f"use it: model={arguments.model} model.weights={done.path}")
