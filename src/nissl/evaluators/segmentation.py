@@ -1,0 +1,257 @@
+"""How well a segmentation of a volume agrees with the true labels: variation of information, adapted Rand, coverage.
+
+All scores come from one sparse table of how many voxels each pair (true object, segment) shares. Voxels without a true
+label (0) are ignored.
+
+**Voxels that the segmentation leaves unassigned** (segment 0) need a convention. In `voi/*` they form one segment of
+their own, as scikit-image counts them, so that leaving everything blank scores like merging everything: an answer
+cannot look good by being empty. `voi_assigned/*` looks only at voxels that both assign, and says nothing without
+`coverage`. In `arand/*` every unassigned voxel is a segment of one voxel, as in the SNEMI and CREMI challenges.
+
+Beside the trained network stand three answers that it has to beat on `voi/sum`: the same network with its initial
+weights (`voi_untrained`), every voxel unassigned (`voi_all_background`), and one segment over all (`voi_one_segment`;
+equal to the former by the convention above).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nissl.evaluators.result import Figure, Result
+from nissl.flood_fill.segmenter import FloodFill
+from nissl.volumes.annotated import AnnotatedVolume
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Sparse contingency table.
+
+    Attributes:
+        truth: (P,) true object of each pair, never 0.
+        segment: (P,) segment of each pair; 0 = unassigned.
+        count: (P,) voxels they share.
+        volume: (P,) which volume the pair is from; ids of different volumes are different things.
+    """
+
+    truth: np.ndarray
+    segment: np.ndarray
+    count: np.ndarray
+    volume: np.ndarray
+
+    @classmethod
+    def of(cls, truth: np.ndarray, segmentation: np.ndarray) -> Overlaps:
+        """The table of one volume, from two integer arrays of one shape."""
+        if truth.shape != segmentation.shape:
+            raise ValueError(f"true labels {truth.shape} and segmentation {segmentation.shape} differ in shape")
+        known = truth > 0
+        if not known.any():
+            raise ValueError("there is no true label above 0, so nothing can be compared")
+        packed = (truth[known].astype(np.uint64) << np.uint64(32)) | segmentation[known].astype(np.uint64)
+        pairs, count = np.unique(packed, return_counts=True)
+        low = np.uint64(2**32 - 1)
+        return cls(
+            (pairs >> np.uint64(32)).astype(np.int64), (pairs & low).astype(np.int64), count, np.zeros(len(pairs), int)
+        )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Overlaps]) -> Overlaps:
+        """One table of several volumes."""
+        return cls(
+            np.concatenate([table.truth for table in tables]),
+            np.concatenate([table.segment for table in tables]),
+            np.concatenate([table.count for table in tables]),
+            np.repeat(np.arange(len(tables)), [len(table.count) for table in tables]),
+        )
+
+    def select(self, pairs: np.ndarray) -> Overlaps:
+        return Overlaps(self.truth[pairs], self.segment[pairs], self.count[pairs], self.volume[pairs])
+
+
+def variation_of_information(overlaps: Overlaps) -> tuple[float, float]:
+    """Split and merge error in bits: H(segment | truth) and H(truth | segment); 0 is perfect.
+
+    NaN if the table is empty.
+    """
+    count = overlaps.count / max(overlaps.count.sum(), 1)
+    if len(count) == 0:
+        return float("nan"), float("nan")
+    truth = _totals(overlaps.truth, overlaps.volume, count)
+    segment = _totals(overlaps.segment, overlaps.volume, count)
+    split = -float(np.sum(count * np.log2(count / truth)))
+    merge = -float(np.sum(count * np.log2(count / segment)))
+    return max(split, 0.0), max(merge, 0.0)
+
+
+def adapted_rand(overlaps: Overlaps) -> tuple[float, float, float]:
+    """Error, precision and recall of "these two voxels belong together"; error = 1 - F1, 0 is perfect.
+
+    Precision falls with mergers, recall with splits (scikit-image gives the two names the other way round). Pairs of a
+    voxel with itself do not count, and an unassigned voxel belongs with no other. Where nothing is joined, nothing is
+    joined wrongly: precision 1. NaN if no two voxels truly belong together.
+    """
+    assigned = overlaps.segment > 0
+    held = overlaps.select(assigned)
+    together = _pairs(held.count)
+    joined = _pairs(_sums(held.segment, held.volume, held.count))
+    true = _pairs(_sums(overlaps.truth, overlaps.volume, overlaps.count))
+    if true == 0:
+        return float("nan"), float("nan"), float("nan")
+    precision, recall = together / joined if joined else 1.0, together / true
+    error = 1 - 2 * precision * recall / (precision + recall) if together else 1.0
+    return error, precision, recall
+
+
+def _pairs(sizes: np.ndarray) -> float:
+    """Twice the number of pairs of different voxels inside groups of these sizes."""
+    sizes = sizes.astype(np.float64)
+    return float(np.sum(sizes * (sizes - 1)))
+
+
+def _sums(ids: np.ndarray, volume: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The sum of `count` of each id of each volume."""
+    if len(ids) == 0:
+        return np.zeros(0)
+    _, index = np.unique(np.stack([volume, ids]), axis=1, return_inverse=True)
+    return np.bincount(index.ravel(), weights=count)
+
+
+def _totals(ids: np.ndarray, volume: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """For each pair, the sum of `count` over all pairs with its id in its volume."""
+    if len(ids) == 0:
+        return np.zeros(0)
+    _, index = np.unique(np.stack([volume, ids]), axis=1, return_inverse=True)
+    return np.bincount(index.ravel(), weights=count)[index.ravel()]
+
+
+def scores(overlaps: Overlaps) -> dict[str, float]:
+    """Every score of one segmentation, under its full metric name."""
+    split, merge = variation_of_information(overlaps)
+    split_assigned, merge_assigned = variation_of_information(overlaps.select(overlaps.segment > 0))
+    error, precision, recall = adapted_rand(overlaps)
+    return {
+        "voi/split": split,
+        "voi/merge": merge,
+        "voi/sum": split + merge,
+        "voi_assigned/split": split_assigned,
+        "voi_assigned/merge": merge_assigned,
+        "voi_assigned/sum": split_assigned + merge_assigned,
+        "arand/error": error,
+        "arand/precision": precision,
+        "arand/recall": recall,
+        "coverage": float(overlaps.count[overlaps.segment > 0].sum() / overlaps.count.sum()),
+    }
+
+
+class SegmentationScores:
+    """Floods the volumes of one split and compares the segments with the true labels.
+
+    Args:
+        segmenter: how a volume is segmented.
+        split: "val" or "test".
+        untrained_max_moves: the untrained network is flooded for at most this many moves per volume; 0 leaves it out.
+    """
+
+    metrics = {
+        "voi/split": "min",
+        "voi/merge": "min",
+        "voi/sum": "min",
+        "voi_assigned/split": "min",
+        "voi_assigned/merge": "min",
+        "voi_assigned/sum": "min",
+        "arand/error": "min",
+        "arand/precision": "max",
+        "arand/recall": "max",
+        "coverage": "max",
+        "voi_untrained/sum": None,
+        "coverage_untrained": None,
+        "voi_all_background/sum": None,
+        "voi_one_segment/sum": None,
+        "flood/segments": None,
+        "flood/moves": None,
+    }
+
+    def __init__(self, segmenter: FloodFill, split: str, untrained_max_moves: int) -> None:
+        if split not in ("val", "test"):
+            raise ValueError(f"split must be val or test, came {split!r}")
+        self.segmenter, self.split, self.untrained_max_moves = segmenter, split, untrained_max_moves
+
+    def __call__(self, task: Any, data: Any) -> Result:
+        volumes: list[AnnotatedVolume] = data.source.volumes(self.split)
+        truths = [_labels(volume) for volume in volumes]
+        segmentations = self.segmenter.segment(task.model, volumes)
+        overlaps = _overlaps(truths, [segmentation.ids for segmentation in segmentations])
+        scalars = scores(overlaps)
+        sizes = _sums(overlaps.truth, overlaps.volume, overlaps.count)
+        everything_merged = -float(np.sum(sizes * np.log2(sizes / sizes.sum())) / sizes.sum())
+        scalars["voi_all_background/sum"] = scalars["voi_one_segment/sum"] = everything_merged
+        scalars["flood/segments"] = float(sum(len(segmentation.origins) for segmentation in segmentations))
+        scalars["flood/moves"] = float(sum(segmentation.counters["moves"] for segmentation in segmentations))
+        notes = [
+            f"{volume.name}: {segmentation.counters['moves']} moves, {len(segmentation.origins)} segments"
+            + (", ended by max_moves" if segmentation.truncated else "")
+            for volume, segmentation in zip(volumes, segmentations, strict=True)
+        ]
+        if self.untrained_max_moves:
+            untrained = self.segmenter.segment(task.model.untrained(), volumes, self.untrained_max_moves)
+            base = scores(_overlaps(truths, [segmentation.ids for segmentation in untrained]))
+            scalars["voi_untrained/sum"], scalars["coverage_untrained"] = base["voi/sum"], base["coverage"]
+            if any(segmentation.truncated for segmentation in untrained):
+                notes.append(f"the untrained network was stopped after {self.untrained_max_moves} moves per volume")
+        counters = [
+            {"volume": volume.name, "counter": name, "value": value}
+            for volume, segmentation in zip(volumes, segmentations, strict=True)
+            for name, value in segmentation.counters.items()
+        ]
+        figure = overlay_figure(volumes[0], truths[0], segmentations[0].ids)
+        return Result(scalars, {"overlay": figure}, {"counters": counters}, notes=notes)
+
+
+def _labels(volume: AnnotatedVolume) -> np.ndarray:
+    if volume.labels is None:
+        raise ValueError(f"volume '{volume.name}' has no true labels to compare with. Set dataset.labels.")
+    return volume.labels
+
+
+def _overlaps(truths: Sequence[np.ndarray], segmentations: Sequence[np.ndarray]) -> Overlaps:
+    return Overlaps.concatenate([Overlaps.of(t, s) for t, s in zip(truths, segmentations, strict=True)])
+
+
+def overlay_figure(volume: AnnotatedVolume, truth: np.ndarray, segmentation: np.ndarray) -> Figure:
+    """Raw image, true objects and segments in three sections across the longest pair of axes."""
+    axis = int(np.argmin(volume.raw.shape))
+    size = volume.raw.shape[axis]
+    rows = []
+    sections = [size // 4, size // 2, 3 * size // 4]
+    for index in sections:
+        grey, true, found = (np.take(array, index, axis) for array in (volume.raw, truth, segmentation))
+        low, high = np.percentile(volume.raw, [0.5, 99.5])
+        grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
+        rows.append(np.hstack([_gutter(part) for part in (_tint(grey), _tint(grey, true), _tint(grey, found))]))
+    image = np.vstack([_gutter(row.swapaxes(0, 1)).swapaxes(0, 1) for row in rows])
+    repeat = max(1, round(900 / image.shape[1]))
+    names = "zyx"
+    caption = (
+        f"{volume.name}: sections at {names[axis]} = {', '.join(map(str, sections))} (voxels of "
+        f"{' x '.join(f'{v:g}' for v in volume.voxel_size_zyx_nm)} nm, zyx). Left raw, middle true objects, "
+        "right segments; uncoloured is unassigned. Colours of the two do not correspond."
+    )
+    return Figure.from_array((255 * image).astype(np.uint8).repeat(repeat, 0).repeat(repeat, 1), caption)
+
+
+def _tint(grey: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+    """(H, W) grey values in [0, 1] as (H, W, 3), with each id in a colour of its own at 40 %."""
+    image = np.repeat(grey[..., None], 3, axis=-1)
+    if ids is None:
+        return image
+    # Multiplicative hashing spreads neighbouring ids over the colour circle.
+    hue = (ids.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)).astype(np.float64) / 2**32
+    phase = 2 * np.pi * (hue[..., None] + np.array([0, 1 / 3, 2 / 3]))
+    return np.where((ids > 0)[..., None], 0.6 * image + 0.4 * (0.5 + 0.5 * np.cos(phase)), image)
+
+
+def _gutter(image: np.ndarray) -> np.ndarray:
+    return np.pad(image, [(0, 0), (0, 3), (0, 0)], constant_values=1.0)

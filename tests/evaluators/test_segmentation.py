@@ -1,0 +1,93 @@
+import math
+
+import numpy as np
+import pytest
+from skimage.metrics import adapted_rand_error
+from skimage.metrics import variation_of_information as skimage_voi
+
+from nissl.evaluators.segmentation import Overlaps, adapted_rand, overlay_figure, scores, variation_of_information
+from nissl.volumes.annotated import AnnotatedVolume
+
+
+def random_pair(seed, unassigned=True):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 5, (6, 7, 8))
+    segmentation = np.where(
+        rng.random(truth.shape) < 0.7, truth + 3, rng.integers(0 if unassigned else 1, 9, truth.shape)
+    )
+    return truth, segmentation
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_voi_agrees_with_scikit_image(seed):
+    truth, segmentation = random_pair(seed)
+    split, merge = variation_of_information(Overlaps.of(truth, segmentation))
+    known = truth > 0
+    expected = skimage_voi(truth[known], segmentation[known])
+    assert (split, merge) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_adapted_rand_agrees_with_scikit_image_on_single_unassigned_voxels(seed):
+    truth, segmentation = random_pair(seed)
+    alone = np.where(segmentation == 0, 100 + np.arange(truth.size).reshape(truth.shape), segmentation)
+    expected = adapted_rand_error(truth, alone, ignore_labels=(0,))
+    error, precision, recall = adapted_rand(Overlaps.of(truth, segmentation))
+    assert (error, recall, precision) == pytest.approx(expected)  # scikit-image calls our recall precision
+
+
+def test_cutting_one_of_two_equal_objects_in_half_costs_half_a_bit_of_split():
+    truth = np.repeat([1, 2], 8).reshape(1, 2, 8)
+    cut = np.repeat([1, 2, 3], [8, 4, 4]).reshape(1, 2, 8)
+    assert variation_of_information(Overlaps.of(truth, cut)) == pytest.approx((0.5, 0))
+    assert variation_of_information(Overlaps.of(cut, truth)) == pytest.approx((0, 0.5))
+
+
+def test_a_merger_costs_precision_and_a_split_costs_recall():
+    truth = np.repeat([1, 2], 8).reshape(1, 2, 8)
+    _, precision, recall = adapted_rand(Overlaps.of(truth, np.ones_like(truth)))
+    assert (precision, recall) == (pytest.approx(7 / 15), 1)  # 2 * 8 * 7 of 16 * 15 pairs
+    _, precision, recall = adapted_rand(Overlaps.of(np.ones_like(truth), truth))
+    assert (precision, recall) == (1, pytest.approx(7 / 15))
+
+
+def test_leaving_everything_blank_scores_like_merging_everything():
+    truth = np.repeat([1, 2, 3, 4], 4).reshape(1, 4, 4)
+    blank, merged = (scores(Overlaps.of(truth, np.full_like(truth, k))) for k in (0, 1))
+    assert blank["voi/sum"] == merged["voi/sum"] == 2.0
+    assert blank["coverage"] == 0 and merged["coverage"] == 1
+    assert math.isnan(blank["voi_assigned/sum"])
+    assert blank["arand/error"] == 1
+
+
+def test_a_perfect_segmentation_scores_zero_under_any_names():
+    truth, _ = random_pair(0)
+    got = scores(Overlaps.of(truth, np.array([0, 7, 3, 90, 1])[truth]))
+    assert got["voi/sum"] == 0 and got["arand/error"] == pytest.approx(0) and got["coverage"] == 1
+
+
+def test_voxels_without_a_true_label_are_ignored():
+    truth, segmentation = random_pair(1)
+    changed = np.where(truth == 0, 55, segmentation)
+    assert scores(Overlaps.of(truth, segmentation)) == scores(Overlaps.of(truth, changed))
+
+
+def test_ids_of_two_volumes_never_meet():
+    truth, segmentation = random_pair(2)
+    side_by_side = Overlaps.of(np.stack([truth, np.where(truth, truth + 50, 0)]),
+                               np.stack([segmentation, segmentation + 50]))  # fmt: skip
+    joined = Overlaps.concatenate([Overlaps.of(truth, segmentation)] * 2)
+    assert variation_of_information(joined) == pytest.approx(variation_of_information(side_by_side))
+
+
+def test_unequal_shapes_and_empty_truth_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        Overlaps.of(np.ones((2, 2, 2), int), np.ones((2, 2, 3), int))
+    with pytest.raises(ValueError, match="no true label"):
+        Overlaps.of(np.zeros((2, 2, 2), int), np.ones((2, 2, 2), int))
+
+
+def test_the_overlay_shows_raw_truth_and_segments_side_by_side():
+    raw = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
+    figure = overlay_figure(AnnotatedVolume("small", raw, (10.0, 10.0, 10.0)), raw // 40, raw // 60)
+    assert figure.png.startswith(b"\x89PNG") and "10 x 10 x 10 nm" in figure.caption
