@@ -84,7 +84,7 @@ def test_data_check_says_what_is_missing(
     monkeypatch.setenv("NISSL_DATA", str(tmp_path))
     assert main(["data", "check", "calcium_mouse_s1"]) == 1
     text = capsys.readouterr().out
-    assert "missing" in text and "thunder" in text and "1 files" in text
+    assert "missing" in text and "thunder" in text and "not as they should be: 1 files" in text
     assert main(["data", "check", "calcium_mouse"]) == 1
     assert "did you mean 'calcium_mouse_s1'" in capsys.readouterr().err
 

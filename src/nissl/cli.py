@@ -204,9 +204,7 @@ def _data_check(arguments: argparse.Namespace) -> int:
             line if checked.state == "ok" else f"{line}\n{'':13}{checked.entry}, from {entries[checked.entry].how}",
             flush=True,
         )
-    print(
-        f"{wrong} files of {root} are not as they should be" if wrong else f"all files of {root} are as they should be"
-    )
+    print(f"not as they should be: {wrong} files of {root}" if wrong else f"all files of {root} are as they should be")
     return 1 if wrong else 0
 
 

@@ -17,8 +17,8 @@ METHODS = (
     "Mean over seeds; [t] Student-t and [b] percentile bootstrap 95 % interval (of few seeds the bootstrap is too "
     "narrow). Paired test: sign flips of the differences on shared seeds, two-sided, not corrected for their number."
 )
-# A terminal shows so many columns of metrics, and so many differing keys, before the rest is only counted.
-_MAX_METRIC_COLUMNS, _MAX_KEYS = 6, 40
+# So many columns of metrics, rows of values per seed, and differing keys are shown before the rest is only counted.
+_MAX_METRIC_COLUMNS, _MAX_VALUES, _MAX_KEYS = 6, 60, 40
 
 
 @dataclass
@@ -56,7 +56,8 @@ def _groups(comparison: Comparison) -> Table:
     """What the groups are: only the keys that differ."""
     common = [key for key in comparison.differing if all(key in group.config for group in comparison.groups)]
     others = [key for key in comparison.differing if key not in common]
-    keys = (common + others)[:_MAX_KEYS]
+    # Keys that only some groups have say little: whole sections of another model or data set.
+    keys = common + others if len(comparison.differing) <= _MAX_KEYS else common[:_MAX_KEYS]
     names = [group.name for group in comparison.groups]
     notes = []
     if len(keys) < len(comparison.differing):
@@ -87,7 +88,8 @@ def _by_metric(comparison: Comparison) -> Table:
     rows = []
     for metric in comparison.metrics:
         rows.append([metric, *(_estimate(group.estimate(metric)) for group in comparison.groups)])
-    return Table("Results: mean [t interval] n", ["metric", *(group.name for group in comparison.groups)], rows)
+    header = ["metric", *(group.name for group in comparison.groups)]
+    return Table("Results: mean [t] n", header, rows, _methods(comparison))
 
 
 def _by_group(comparison: Comparison) -> Table:
@@ -95,7 +97,12 @@ def _by_group(comparison: Comparison) -> Table:
     rows = [[group.name, *(_estimate(group.estimate(metric)) for metric in metrics)] for group in comparison.groups]
     hidden = len(comparison.metrics) - len(metrics)
     notes = [f"{hidden} further metrics: choose with --metric."] if hidden else []
-    return Table("Results: mean [t interval] n", ["group", *metrics], rows, notes)
+    return Table("Results: mean [t] n", ["group", *metrics], rows, _methods(comparison) + notes)
+
+
+def _methods(comparison: Comparison) -> list[str]:
+    """How the intervals were made, where there are any."""
+    return [METHODS] if any(len(group.counted) > 1 for group in comparison.groups) else []
 
 
 def _shown_metrics(comparison: Comparison) -> list[str]:
@@ -115,7 +122,9 @@ def _values(comparison: Comparison) -> Table:
                 intervals = [_interval(estimate.t_interval), _interval(estimate.bootstrap_interval)]
                 rows.append([metric, group.name, str(estimate.n), _number(estimate.mean), *intervals, values])
     header = ["metric", "group", "n", "mean", "[t]", "[b]", "seed: value"]
-    return Table("Values", header, rows, [METHODS])
+    hidden = len(rows) - _MAX_VALUES
+    notes = [f"{hidden} further rows: choose with --metric, or --format csv."] if hidden > 0 else []
+    return Table("Values", header, rows[:_MAX_VALUES], notes)
 
 
 def _tests(comparison: Comparison) -> Table:
@@ -137,7 +146,9 @@ def _tests(comparison: Comparison) -> Table:
             ]
         )
     header = ["metric", "groups", "difference", "p", "smallest p possible", "shared seeds", "unmatched seeds"]
-    return Table("Paired tests", header, rows)
+    hidden = len(rows) - _MAX_VALUES
+    notes = [f"{hidden} further tests: choose with --metric, or --format json."] if hidden > 0 else []
+    return Table("Paired tests", header, rows[:_MAX_VALUES], notes)
 
 
 def _not_counted(comparison: Comparison) -> Table:
