@@ -21,8 +21,6 @@ def clear_errors(root: str) -> Iterator[None]:
     # Hydra would print a shortened traceback of its own and swallow the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    # Its notes (devices found, tips) hide ours; its warnings stay.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         if root == "train":
             from nissl.runs.validate import check_command_line

@@ -93,8 +93,10 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._run is not None:
+            import trackio
+
             with contextlib.redirect_stdout(io.StringIO()):
-                self._run.finish()
+                trackio.finish()
             self._run = None
 
 
@@ -173,6 +175,9 @@ class Sink(Logger):
 
 def build_sinks(cfg: DictConfig) -> list[Sink]:
     """The dashboards of `cfg.logger`, started and told the configuration; one that cannot start is dropped."""
+    # Set here because importing Lightning sets it to INFO: its notes (devices, tips) would hide ours.
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     sinks = []
     for label, node in (cfg.get("logger") or {}).items():
         if label == "wandb":
