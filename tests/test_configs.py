@@ -66,7 +66,7 @@ def test_the_first_word_of_a_data_set_names_its_reader(name: str) -> None:
     assert (ROOT / f"tests/datasets/test_{word}.py").exists()
 
 
-@pytest.mark.parametrize("name", TREE.names())
+@pytest.mark.parametrize("name", TREE.names)
 def test_a_config_has_no_tuples_no_tabs_and_no_parent_defaults(name: str) -> None:
     text = (ROOT / "conf" / f"{name}.yaml").read_text()
     assert "!!python" not in text and "\t" not in text and "../" not in text

@@ -82,6 +82,7 @@ class ConfigTree:
             if path.is_dir() and any(path.glob("*.yaml"))
         }
 
+    @cached_property
     def names(self) -> list[str]:
         """Every configuration of the folder, as Hydra names it."""
         return sorted(str(path.relative_to(self.folder).with_suffix("")) for path in self.folder.rglob("*.yaml"))
@@ -102,7 +103,7 @@ class ConfigTree:
 
         Experiments do not declare: they choose among what roots and groups offer.
         """
-        for name in self.names():
+        for name in self.names:
             group = name.rpartition("/")[0]
             if group in ("experiment", "sweep"):
                 continue
@@ -198,7 +199,7 @@ def wrong_defaults(tree: ConfigTree, file: ConfigFile) -> Iterator[Problem]:
             option = item.partition("@")[0]
             if option == "_self_" or option.startswith("/"):
                 continue
-            known = tree.groups.get(own_group, []) if own_group else tree.names()
+            known = tree.groups.get(own_group, []) if own_group else tree.names
             if option not in known:
                 yield Problem(file.where("defaults"), f"no configuration '{option}'", _hint(option, known))
         elif isinstance(item, dict) and len(item) == 1:

@@ -98,7 +98,7 @@ def validate_all(tree: ConfigTree) -> tuple[int, list[Problem]]:
         used |= set(composed.files)
         problems += unchosen(composed, tree, "train")
         problems += check(composed.values, tree, composed.where, "train", with_paths=False)
-    rest = [name for name in tree.names() if name not in used and not name.startswith("sweep/")]
+    rest = [name for name in tree.names if name not in used and not name.startswith("sweep/")]
     for name in rest:
         try:
             composed = tree.compose(name, [])
