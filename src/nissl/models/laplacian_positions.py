@@ -1,0 +1,129 @@
+"""Laplacian positional encodings of trees: where a node sits in the topology, from eigenvectors of its graph.
+
+With d the row sums of A (at least 1), L = I - D^-1/2 A D^-1/2 (Dwivedi and Bresson 2021, https://arxiv.org/abs/2012.09699).
+
+- "smooth" (default): A without self-loops, eigenvectors by ascending eigenvalue after the constant-like first one.
+- "reference": as published with GraphDINO (marissaweis/ssl_neuron@0a292e7178): A with self-loops, *descending*
+  eigenvalue, the first dropped, so the columns are the highest frequencies.
+
+The sign of an eigenvector means nothing. Training flips each column at random; otherwise the entry of largest magnitude
+is made positive. Computed on the CPU in float64: batched `eigh` on CUDA is far slower
+(https://github.com/pytorch/pytorch/issues/175585).
+
+A tree is bipartite, so for "smooth" the eigenvectors of the N x N matrix follow from those of the Gram matrix of its
+bipartite block, half the size (2.0 against 3.7 CPU-ms at N = 200, P = 32).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["smooth", "reference"]
+SMALLEST_SINGULAR_VALUE = 1e-3  # below it the half-size form divides by too little; the full form is used
+
+
+def laplacian_positions(
+    edge_index: np.ndarray,
+    num_nodes: int,
+    num_columns: int,
+    kind: Kind = "smooth",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Positional encoding of one graph.
+
+    Args:
+        edge_index: (2, E) node pairs, each edge in both directions, no self-loops.
+        num_nodes: N.
+        num_columns: P; on a graph with too few eigenvectors the columns on the right are 0.
+        kind: see the module's docstring.
+        rng: draws the signs of the columns (training); None gives canonical signs.
+
+    Returns:
+        (N, P) float32; unit columns.
+    """
+    if kind == "smooth":
+        vectors = _smooth_by_halves(edge_index, num_nodes, num_columns)
+        if vectors is None:
+            vectors = _smooth(edge_index, num_nodes, num_columns)
+    elif kind == "reference":
+        vectors = _reference(edge_index, num_nodes, num_columns)
+    else:
+        raise ValueError(f"kind must be smooth or reference, came {kind!r}")
+    encoding = np.zeros((num_nodes, num_columns), np.float32)
+    width = vectors.shape[1]
+    if width:
+        if rng is None:
+            size = np.abs(vectors)
+            first = np.argmax(size >= size.max(axis=0) * (1.0 - 1e-6), axis=0)  # ties by the lowest node, not by noise
+            signs = np.where(vectors[first, np.arange(width)] < 0, -1.0, 1.0)
+        else:
+            signs = rng.choice([-1.0, 1.0], size=width)
+        encoding[:, :width] = vectors * signs
+    return encoding
+
+
+def normalised_adjacency(edge_index: np.ndarray, num_nodes: int, self_loops: bool) -> np.ndarray:
+    """D^-1/2 A D^-1/2, (N, N) float64."""
+    a = np.zeros((num_nodes, num_nodes))
+    a[edge_index[0], edge_index[1]] = 1.0
+    if self_loops:
+        np.fill_diagonal(a, 1.0)
+    scale = np.maximum(a.sum(axis=1), 1.0) ** -0.5
+    return a * scale[:, None] * scale[None, :]
+
+
+def _smooth(edge_index: np.ndarray, num_nodes: int, num_columns: int) -> np.ndarray:
+    _, vectors = np.linalg.eigh(normalised_adjacency(edge_index, num_nodes, self_loops=False))
+    # Ascending eigenvalues of I - a are descending ones of a.
+    return vectors[:, ::-1][:, 1 : num_columns + 1]
+
+
+def _smooth_by_halves(edge_index: np.ndarray, num_nodes: int, num_columns: int) -> np.ndarray | None:
+    """The same through the bipartite block; None for anything but a tree with parents first, or a small one."""
+    parent = _parents(edge_index, num_nodes)
+    if parent is None:
+        return None
+    parity = [0] * num_nodes
+    for node in range(1, num_nodes):
+        parity[node] = 1 - parity[parent[node - 1]]
+    odd = np.array(parity, bool)
+    small, large = np.flatnonzero(odd), np.flatnonzero(~odd)
+    if len(small) > len(large):
+        small, large = large, small
+    n = len(small)
+    if n <= num_columns:
+        return None
+    row = np.empty(num_nodes, np.int64)
+    row[small], row[large] = np.arange(n), np.arange(num_nodes - n)
+    scale = np.maximum(np.bincount(edge_index[0], minlength=num_nodes), 1.0) ** -0.5
+    in_small = np.zeros(num_nodes, bool)
+    in_small[small] = True
+    i, j = edge_index[:, in_small[edge_index[0]]]
+    block = np.zeros((n, num_nodes - n))
+    block[row[i], row[j]] = scale[i] * scale[j]
+    squared, u = np.linalg.eigh(block @ block.T)
+    squared, u = squared[::-1][1 : num_columns + 1], u[:, ::-1][:, 1 : num_columns + 1]
+    if squared[-1] < SMALLEST_SINGULAR_VALUE**2:
+        return None
+    vectors = np.empty((num_nodes, num_columns))
+    vectors[small], vectors[large] = u, (block.T @ u) / np.sqrt(squared)
+    return vectors * np.sqrt(0.5)
+
+
+def _parents(edge_index: np.ndarray, num_nodes: int) -> list[int] | None:
+    """Parent of nodes 1, 2, ..., if the first half of the edges is child to parent in node order; else None."""
+    half = num_nodes - 1
+    if edge_index.shape[1] != 2 * half or half < 1:
+        return None
+    child, above = edge_index[:, :half]
+    if not (np.array_equal(child, np.arange(1, num_nodes)) and np.all(above < child)):
+        return None
+    return above.tolist()
+
+
+def _reference(edge_index: np.ndarray, num_nodes: int, num_columns: int) -> np.ndarray:
+    _, vectors = np.linalg.eigh(normalised_adjacency(edge_index, num_nodes, self_loops=True))
+    # Descending eigenvalues of I - a are ascending ones of a.
+    return vectors[:, 1 : num_columns + 1]
