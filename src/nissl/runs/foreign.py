@@ -53,7 +53,13 @@ def import_checkpoint(model: str, checkpoint: Path, out: Path, conf: Path) -> Im
         raise ValueError(f"{module.__name__} cannot read foreign checkpoints: it offers no import_weights(path)")
     try:
         state, architecture, metadata = module.import_weights(checkpoint)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to run whatever the file holds.
+        raise ValueError(
+            f"{checkpoint} is not a checkpoint that {module.__name__} can read: no torch file, or one that holds "
+            "pickled objects beside tensors; nothing of it was run"
+        ) from error
+    except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{checkpoint} is not a checkpoint that {module.__name__} can read: {reason}") from error
     tensors = _checked(target, state, architecture, checkpoint)
@@ -90,12 +96,12 @@ def _checked(target: str, state: dict[str, Any], architecture: dict[str, Any], c
 
 
 def _write(tensors: dict[str, Any], metadata: dict[str, Any], out: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata={key: str(value) for key, value in metadata.items()})
+        temporary.write_bytes(save(tensors, metadata={key: str(value) for key, value in metadata.items()}))
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.checks import check, unchosen
 from nissl.runs.compose import conf_dir, read_config
-from nissl.runs.origins import Composed, ConfigTree, parse_overrides
+from nissl.runs.origins import Composed, ConfigTree, Origin, all_keys, parse_overrides
 from nissl.runs.overrides import compose_rest, wrong_choice, wrong_key
-from nissl.runs.problems import ConfigError, Problem, nearest
+from nissl.runs.problems import ConfigError, Problem, nearest, shown
 
 
 def validate(cfg: DictConfig) -> None:
@@ -136,7 +136,22 @@ def _check_point(root: str, overrides: list[Override], tree: ConfigTree, whole: 
     if composed is not None and whole:
         problems += unchosen(composed, tree, root)
         problems += check(composed.values, tree, composed.where, root)
+        if root == "evaluate":
+            problems += _nothing_to_evaluate(composed, tree)
     return problems
+
+
+def _nothing_to_evaluate(composed: Composed, tree: ConfigTree) -> list[Problem]:
+    """An evaluation without a run needs all three named."""
+    return [
+        Problem(
+            tree.file("evaluate").where(f"defaults.{group}"),
+            f"neither a run nor a {group} is given",
+            f"Give run=<folder>, or {group}=<option>; there are: {', '.join(tree.groups.get(group, []))}.",
+        )
+        for group in ("dataset", "model", "evaluator")
+        if not composed.values.get(group)
+    ]
 
 
 def _evaluation_of_run(run: str, overrides: list[Override], tree: ConfigTree) -> Iterator[Problem]:
@@ -150,7 +165,8 @@ def _evaluation_of_run(run: str, overrides: list[Override], tree: ConfigTree) ->
         return
     composed = tree.compose("evaluate", [])
     values: dict[str, Any] = OmegaConf.to_container(read_config(folder), resolve=False)  # type: ignore[assignment]
-    merged = Composed({**composed.values, **values}, composed.origins)
+    place = Origin(shown(folder / "config.yaml"), None)
+    merged = Composed({**composed.values, **values}, {**composed.origins, **{key: [place] for key in all_keys(values)}})
     for override in overrides:
         if override.key_or_group in tree.groups and not isinstance(override.value(), dict):
             yield from wrong_choice(override, tree)
