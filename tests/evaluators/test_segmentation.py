@@ -1,12 +1,26 @@
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import adapted_rand_error
 from skimage.metrics import variation_of_information as skimage_voi
+from torch import nn
 
-from nissl.evaluators.segmentation import Overlaps, adapted_rand, overlay_figure, scores, variation_of_information
+from nissl.evaluators.erl import ERL
+from nissl.evaluators.segmentation import (
+    Overlaps,
+    SegmentationScores,
+    adapted_rand,
+    overlay_figure,
+    scores,
+    variation_of_information,
+)
+from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.skeletons import Skeletons
 
 
 def random_pair(seed, unassigned=True):
@@ -91,3 +105,86 @@ def test_the_overlay_shows_raw_truth_and_segments_side_by_side():
     raw = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
     figure = overlay_figure(AnnotatedVolume("small", raw, (10.0, 10.0, 10.0)), raw // 40, raw // 60)
     assert figure.png.startswith(b"\x89PNG") and "10 x 10 x 10 nm" in figure.caption
+
+
+class BrightIsInside(nn.Module):
+    """Grows through bright voxels that touch what is on already; untrained, it leaves its seed alone."""
+
+    fov_zyx, deltas_zyx = (9, 9, 9), (2, 2, 2)
+    init_activation, pad_value, move_threshold = 0.95, 0.5, 0.6
+
+    def __init__(self, trained=True):
+        super().__init__()
+        self.register_parameter("trained", nn.Parameter(torch.tensor(float(trained))))
+        self.num_calls = 0
+
+    def untrained(self):
+        return BrightIsInside(trained=False)
+
+    def forward(self, image, seed_logits):
+        self.num_calls += 1
+        if self.trained == 0:
+            return seed_logits
+        on = (seed_logits > 1).float()
+        for _ in range(9):
+            on = nn.functional.max_pool3d(on, 3, 1, 1) * (image > 0)
+        distance = torch.stack(torch.meshgrid(*[torch.arange(9) - 4] * 3, indexing="ij")).square().sum(0)
+        return 8 * on - 4 - 0.01 * distance
+
+
+def bars():
+    """Two bright bars along x, with one skeleton each."""
+    labels = np.zeros((32, 32, 40), np.uint32)
+    labels[:, 4:14], labels[:, 18:28] = 1, 2
+    nodes = np.array([[160.0, y, x] for y in (90.0, 230.0) for x in range(0, 400, 10)])
+    first = np.delete(np.arange(79), 39)
+    skeletons = Skeletons(nodes, np.stack([first, first + 1], 1), np.repeat([1, 2], 40))
+    raw = np.where(labels > 0, 150, 50).astype(np.uint8)
+    return AnnotatedVolume("bars", raw, (10.0, 10.0, 10.0), labels, skeletons, (1, 1, 1), 100.0, 50.0)
+
+
+def data_of(volume):
+    return SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
+
+
+SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None)
+
+
+def test_the_evaluator_measures_the_network_and_the_answers_it_must_beat():
+    result = SegmentationScores(SEGMENTER, "test", 100)(SimpleNamespace(model=BrightIsInside()), data_of(bars()))
+    assert set(result.scalars) == set(SegmentationScores.metrics)
+    assert result.scalars["voi/sum"] < 0.6 and result.scalars["coverage"] > 0.8
+    assert result.scalars["flood/segments"] == 2
+    assert result.scalars["voi_untrained/sum"] == result.scalars["voi_all_background/sum"] == pytest.approx(1.0)
+    assert result.scalars["coverage_untrained"] == 0
+    assert result.figures["overlay"].png.startswith(b"\x89PNG") and result.tables["counters"]
+
+
+def test_both_evaluators_flood_once_and_repeat_the_same_numbers():
+    network = BrightIsInside()
+    with torch.no_grad():
+        network.trained += 1  # weights that no other test has flooded
+    task, data = SimpleNamespace(model=network), data_of(bars())
+    first = SegmentationScores(SEGMENTER, "test", 0)(task, data)
+    num_calls = network.num_calls
+    runs = ERL(SEGMENTER, "test", 0, False)(task, data)
+    assert network.num_calls == num_calls > 0
+    assert SegmentationScores(SEGMENTER, "val", 0)(task, data).scalars == first.scalars
+    assert set(runs.scalars) == set(ERL.metrics)
+    assert runs.scalars["erl/mergers"] == 0 and runs.scalars["erl/normalized"] > 0.5
+    fractions = [runs.scalars[f"erl/fraction_{name}"] for name in ("omitted", "split", "merged", "correct")]
+    assert sum(fractions) == pytest.approx(1)
+    assert "merge threshold 0 nodes" in runs.notes[0] and "10.0" in runs.notes[0]
+
+
+def test_evaluators_say_what_they_lack():
+    volume = bars()
+    task = SimpleNamespace(model=BrightIsInside())
+    with pytest.raises(ValueError, match="no true labels"):
+        SegmentationScores(SEGMENTER, "test", 0)(task, data_of(dataclasses.replace(volume, labels=None)))
+    with pytest.raises(ValueError, match="no skeleton with an edge"):
+        ERL(SEGMENTER, "test", 0, False)(task, data_of(dataclasses.replace(volume, skeletons=None)))
+    with pytest.raises(ValueError, match="split must be"):
+        SegmentationScores(SEGMENTER, "train", 0)
+    with pytest.raises(ValueError, match="split must be"):
+        ERL(SEGMENTER, "all", 0, False)

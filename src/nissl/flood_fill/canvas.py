@@ -81,6 +81,7 @@ class Canvas:
 
         self.logits = torch.full_like(image, torch.nan)  # of the object being grown; NaN = never visited
         self.segmentation = torch.zeros(image.shape, dtype=torch.int32, device=image.device)
+        self.max_id = 0
         self.origins: dict[int, Origin] = {}
         self.overlaps: dict[int, dict[int, int]] = {}
         self.counters: Counter[str] = Counter()
@@ -182,7 +183,8 @@ class Canvas:
                 self.segmentation[self.start] = REJECTED
                 outcome = "small"
             else:
-                segment = len(self.origins) + 1
+                self.max_id += 1
+                segment = self.max_id
                 ids, counts = torch.unique(taken[mask & (taken > 0)], return_counts=True)
                 self.overlaps[segment] = dict(zip(ids.tolist(), counts.tolist(), strict=True))
                 taken[free] = segment

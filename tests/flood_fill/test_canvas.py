@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+
+from nissl.flood_fill import executor
+from nissl.flood_fill.canvas import REJECTED, Canvas, Thresholds
+from nissl.flood_fill.movement import logit
+
+FOV, DELTAS = (5, 5, 5), (2, 2, 2)
+
+
+def centred(size=5):
+    """Logits that fall a little from the centre, so that the strongest voxel of a face is its middle."""
+    distance = torch.stack(torch.meshgrid(*[torch.arange(size) - size // 2] * 3, indexing="ij")).square().sum(0)
+    return 4.0 - 0.05 * distance
+
+
+def everywhere(image, seed):
+    return centred().expand_as(seed).clone()
+
+
+def oracle(image, seed):
+    """A perfect network for images of separate bright objects: what is bright and joined to the seed in view is on."""
+    from scipy import ndimage
+
+    new = torch.full_like(seed, -4.0)
+    for i in range(len(image)):
+        parts, _ = ndimage.label(image[i, 0].numpy() > 0.5)
+        on = np.unique(parts[(seed[i, 0].numpy() > 0.5) & (parts > 0)])
+        inside = torch.from_numpy(np.isin(parts, on) & (parts > 0))
+        new[i, 0][inside] = centred()[inside]
+    return new
+
+
+def thresholds(**changed):
+    values = {
+        "init_activation": 0.95,
+        "pad_value": 0.05,
+        "move": 0.9,
+        "segment": 0.6,
+        "min_segment_size": 10,
+        "min_boundary_dist_zyx": (1, 1, 1),
+        "disconnected_seed": 0.0,
+    }
+    return Thresholds(**(values | changed))
+
+
+def two_bars():
+    image = torch.zeros(12, 20, 30)
+    image[3:8, 3:8, 2:28] = 1.0
+    image[3:8, 12:17, 2:28] = 1.0
+    return image
+
+
+def flood(image, seeds, network=oracle, max_moves=None, **changed):
+    canvas = Canvas(image, FOV, DELTAS, thresholds(**changed), np.array(seeds).reshape(-1, 3), max_moves)
+    executor.run([canvas], network, batch_size=1)
+    return canvas
+
+
+def test_a_perfect_network_fills_each_bar_from_one_seed():
+    image = two_bars()
+    canvas = flood(image, [(5, 5, 5), (5, 14, 20)])
+    assert set(canvas.origins) == {1, 2}
+    expected = torch.zeros(image.shape, dtype=torch.int32)
+    expected[3:8, 3:8, 2:28] = 1
+    expected[3:8, 12:17, 2:28] = 2
+    assert torch.equal(canvas.segmentation, expected)
+    assert canvas.origins[1].start_zyx == (5, 5, 5) and canvas.origins[1].num_voxels == 5 * 5 * 26
+    assert canvas.counters["voxels_segmented"] == 2 * 5 * 5 * 26
+
+
+def test_a_second_seed_in_a_segment_costs_no_move():
+    once = flood(two_bars(), [(5, 5, 5)])
+    twice = flood(two_bars(), [(5, 5, 5), (5, 5, 20)])
+    assert twice.counters["moves"] == once.counters["moves"] and twice.counters["seeds_in_segment"] == 1
+
+
+def test_a_seed_beside_a_segment_is_rejected_without_a_move():
+    canvas = flood(two_bars(), [(5, 5, 5), (5, 8, 5)])
+    assert canvas.counters["seeds_near_segment"] == 1 and canvas.segmentation[5, 8, 5] == REJECTED
+
+
+def test_a_small_object_is_rejected():
+    image = torch.zeros(9, 9, 9)
+    image[4, 4, 3:6] = 1.0
+    canvas = flood(image, [(4, 4, 4)])
+    assert canvas.counters["seeds_small"] == 1 and not canvas.origins
+    assert canvas.segmentation[4, 4, 4] == REJECTED and int((canvas.segmentation != 0).sum()) == 1
+
+
+def test_an_object_that_loses_its_own_seed_is_weak():
+    canvas = flood(two_bars(), [(5, 5, 5)], network=lambda image, seed: torch.full_like(seed, -3.0))
+    assert canvas.counters["seeds_weak"] == 1 and canvas.counters["moves"] == 1
+    assert canvas.segmentation[5, 5, 5] == REJECTED
+
+
+def test_a_seed_too_near_the_border_is_skipped():
+    canvas = flood(two_bars(), [(1, 5, 5), (5, 5, 28)])
+    assert canvas.counters["seeds_outside"] == 2 and canvas.counters["moves"] == 0
+
+
+def test_an_existing_segment_is_never_overwritten():
+    image = two_bars()
+    canvas = Canvas(image, FOV, DELTAS, thresholds(), np.array([(5, 5, 5)]))
+    canvas.segmentation[:, :, 12:] = 7
+    executor.run([canvas], everywhere, 1)
+    assert bool((canvas.segmentation[:, :, 12:] == 7).all())
+    assert canvas.overlaps[1][7] > 0 and canvas.counters["voxels_overlapping"] == canvas.overlaps[1][7]
+    assert canvas.counters["skipped_in_segment"] > 0
+
+
+def test_a_move_sees_what_the_moves_before_it_wrote():
+    seen = []
+
+    def network(image, seed):
+        seen.append(float((seed > 0).sum()))
+        return everywhere(image, seed)
+
+    flood(torch.ones(5, 5, 9), [(2, 2, 2)], network)
+    assert seen[0] == 1  # the first voxel alone
+    assert seen[1] == 5 * 5 * 3  # the second field of view overlaps the first in three of its five sections
+
+
+def test_unvisited_voxels_are_shown_as_the_pad_value_and_never_as_nan():
+    def network(image, seed):
+        assert not torch.isnan(seed).any()
+        seen.append(seed.clone())
+        return everywhere(image, seed)
+
+    seen = []
+    flood(torch.ones(5, 5, 9), [(2, 2, 2)], network, pad_value=0.4)
+    assert seen[0].unique().tolist() == pytest.approx([logit(0.4), logit(0.95)])
+    assert bool((seen[1][..., -2:] == seen[0].min()).all()) and bool((seen[1][..., :3] > 3).all())
+
+
+def test_max_moves_keeps_finished_objects_and_drops_the_unfinished_one():
+    moves_of_one = flood(two_bars(), [(5, 5, 5)]).counters["moves"]
+    canvas = flood(two_bars(), [(5, 5, 5), (5, 14, 20)], max_moves=moves_of_one + 1)
+    assert set(canvas.origins) == {1} and canvas.counters["moves"] == moves_of_one + 1
+    assert int(canvas.segmentation.max()) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_canvases_in_one_batch_end_as_they_would_alone(batch_size):
+    images = [two_bars(), two_bars().flip(2), torch.zeros(9, 9, 9)]
+    seeds = [[(5, 5, 5), (5, 14, 20)], [(5, 14, 9)], []]
+    alone = [flood(image, seed) for image, seed in zip(images, seeds, strict=True)]
+    together = [
+        Canvas(image, FOV, DELTAS, thresholds(), np.array(seed).reshape(-1, 3))
+        for image, seed in zip(images, seeds, strict=True)
+    ]
+    executor.run(together, oracle, batch_size)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.segmentation, other.segmentation) and one.counters == other.counters
+
+
+def test_no_batch_is_larger_than_asked_and_none_waits_for_a_finished_canvas():
+    sizes = []
+
+    def network(image, seed):
+        sizes.append(len(image))
+        return oracle(image, seed)
+
+    canvases = [
+        Canvas(two_bars(), FOV, DELTAS, thresholds(), np.array(seeds).reshape(-1, 3))
+        for seeds in ([(5, 5, 5), (5, 14, 20)], [(5, 5, 5)], [(5, 5, 5)])
+    ]
+    executor.run(canvases, network, batch_size=2)
+    assert max(sizes) == 2 and sizes[-1] == 1
+    assert sum(sizes) == sum(canvas.counters["moves"] for canvas in canvases)

@@ -1,0 +1,100 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nissl.flood_fill.segmenter import FloodFill
+from nissl.volumes.annotated import AnnotatedVolume
+
+
+class BrightIsInside(nn.Module):
+    """Grows through bright voxels that touch what is on already."""
+
+    fov_zyx, deltas_zyx = (9, 9, 9), (2, 2, 2)
+    init_activation, pad_value, move_threshold = 0.95, 0.5, 0.6
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.num_calls = 0
+
+    def forward(self, image, seed_logits):
+        self.num_calls += 1
+        on = (seed_logits > 1).float()
+        for _ in range(9):
+            on = nn.functional.max_pool3d(on, 3, 1, 1) * (image > 0)
+        # Falls a little from the centre: equal maxima would all be taken at the same corner of a face.
+        distance = torch.stack(torch.meshgrid(*[torch.arange(9) - 4] * 3, indexing="ij")).square().sum(0)
+        return 8 * on - 4 - 0.01 * distance
+
+
+def volume(scale=(1, 1, 1), shape=(32, 32, 40)):
+    """Two bright bars between dark ones, grey values 100 -+ 50."""
+    labels = np.zeros(shape, np.uint32)
+    labels[:, 4:14], labels[:, 18:28] = 1, 2
+    raw = np.where(labels > 0, 150, 50).astype(np.uint8)
+    return AnnotatedVolume("bars", raw, (10.0, 10.0, 10.0), labels, None, scale, 100.0, 50.0)
+
+
+def segmenter(**changed):
+    values = {
+        "move_threshold": None,
+        "segment_threshold": 0.6,
+        "min_segment_size": 50,
+        "min_boundary_dist_zyx": [1, 1, 1],
+        "disconnected_seed_threshold": 0.0,
+        "seed_policy": "peaks",
+        "batch_size": 1,
+        "max_moves": None,
+    }
+    return FloodFill(**(values | changed))
+
+
+def test_two_bars_become_two_segments():
+    truth = volume()
+    (found,) = segmenter().segment(BrightIsInside(), [truth])
+    assert len(found.origins) == 2 and not found.truncated
+    for bar in (1, 2):
+        ids, counts = np.unique(found.ids[truth.labels == bar], return_counts=True)
+        assert ids[counts.argmax()] > 0 and counts.max() / counts.sum() > 0.8
+    assert not found.ids[truth.labels == 0].any()
+
+
+def test_the_same_question_is_flooded_once_and_another_one_again():
+    network = BrightIsInside()
+    nn.init.constant_(network.weight, 3.5)  # not yet seen by any other test
+    first = segmenter().segment(network, [volume()])
+    num_calls = network.num_calls
+    assert segmenter().segment(network, [volume()]) is first and network.num_calls == num_calls
+    segmenter(segment_threshold=0.7).segment(network, [volume()])
+    assert network.num_calls == 2 * num_calls
+    with torch.no_grad():
+        network.weight += 1
+    segmenter().segment(network, [volume()])
+    assert network.num_calls == 3 * num_calls
+
+
+def test_a_segmentation_at_half_resolution_comes_back_at_the_full_one():
+    truth = volume(scale=(2, 2, 2), shape=(33, 64, 64))
+    (found,) = segmenter(min_segment_size=10).segment(BrightIsInside(), [truth])
+    assert found.ids.shape == truth.raw.shape and found.ids.max() > 0
+
+
+def test_a_limit_of_moves_is_reported():
+    (found,) = segmenter(max_moves=2).segment(BrightIsInside(), [volume()])
+    assert found.truncated and found.counters["moves"] == 2
+
+
+def test_a_foreign_move_threshold_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        segmenter(move_threshold=0.7).segment(BrightIsInside(), [volume()])
+    assert "trained with 0.6" in caplog.text
+
+
+def test_unknown_policies_and_small_volumes_are_refused():
+    with pytest.raises(ValueError, match="seed_policy must be one of"):
+        segmenter(seed_policy="everywhere")
+    with pytest.raises(ValueError, match="fewer than the field of view"):
+        segmenter().segment(BrightIsInside(), [volume(shape=(5, 32, 32))])

@@ -1,0 +1,206 @@
+import functools
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from nissl.flood_fill.movement import logit
+from nissl.models.ffn import FFN
+from nissl.tasks.flood_filling import FloodFilling, _counts, _f_scores
+
+# Lightning 2.6 with torch 2.13 warns of itself; loaders of a few batches need no workers.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*does not have many workers", "ignore:.*logging interval"
+)
+
+FOV, DELTAS = (7, 7, 7), (2, 2, 2)
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def task(model=None, optimizer=SGD, **changed):
+    values = {"max_moves": None, "soft_label": 0.05, "clip_value": 0.7, "ema_decay": None}
+    torch.manual_seed(0)
+    model = model or FFN(FOV, DELTAS, 2, 8, 0.95, 0.5, 0.6, "group", "he")
+    return FloodFilling(model, optimizer, **(values | changed))
+
+
+def batch(num=4, size=11, seed=0):
+    """Bright bars on a dark ground, the bar through the centre being the object."""
+    rng = np.random.default_rng(seed)
+    image = torch.full((num, 1, size, size, size), -1.0)
+    image[:, :, 3:8, 3:8] = 1.0
+    label = (image > 0).float()
+    image += 0.2 * torch.from_numpy(rng.normal(size=image.shape)).float()
+    return {"image": image, "label": label, "draw": torch.arange(num) + 10 * seed}
+
+
+class Recorder(nn.Module):
+    """Answers +4 where the image is bright and records what it was shown."""
+
+    fov_zyx, deltas_zyx = FOV, DELTAS
+    init_activation, pad_value, move_threshold = 0.95, 0.05, 0.9
+
+    def __init__(self, answer=4.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.answer, self.seeds, self.sizes = answer, [], []
+
+    def forward(self, image, seed):
+        self.seeds.append(seed.detach().clone())
+        self.sizes.append(len(image))
+        return torch.where(image > 0, self.answer, -self.answer) + self.weight
+
+
+def fit(module, batches, **arguments):
+    class Loader(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(batches)
+
+        def __getitem__(self, index):
+            return batches[index]
+
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **arguments
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Loader(), batch_size=None)
+    trainer.fit(module, loader, loader)
+    return trainer
+
+
+@torch.no_grad()
+def moves_of(module, examples):
+    """The rounds of moves, with the network's answers written back."""
+    seeds = module._fresh_seeds(examples["image"])
+    for slots, views in module._moves(examples["draw"], seeds):
+        yield slots, views
+        image, _, seed = module._views(examples, seeds, slots, views)
+        module._write_back(seeds, slots, views, module.model(image, seed))
+
+
+def test_a_seed_begins_with_one_active_voxel():
+    seeds = task(Recorder())._fresh_seeds(batch()["image"])
+    assert seeds[0, 0, 5, 5, 5] == pytest.approx(logit(0.95))
+    assert torch.isclose(seeds, torch.tensor(logit(0.05))).sum() == 4 * (11**3 - 1)
+
+
+def test_only_offsets_that_the_object_reached_are_moved_to():
+    module = task(Recorder())
+    views = [view for _, views in moves_of(module, batch(num=1)) for view in views]
+    centres = {tuple(part.start + 3 for part in view) for view in views}
+    assert len(centres) == len(views)
+    # A bar along z and five voxels wide: of the 27 positions at -2, 0, +2 those with y and x within the bar.
+    assert len(views) == 27 and views[0] == (slice(2, 9),) * 3
+
+
+def test_an_object_that_reaches_nothing_is_moved_once():
+    module = task(Recorder(answer=logit(0.85)))
+    assert len(list(moves_of(module, batch()))) == 1
+
+
+def test_the_number_of_moves_can_be_limited():
+    assert len(list(moves_of(task(Recorder(), max_moves=5), batch()))) == 5
+
+
+def test_the_order_of_moves_is_decided_by_the_draw_alone():
+    module = task(Recorder())
+    one = [views for _, views in moves_of(module, batch())]
+    two = [views for _, views in moves_of(module, batch())]
+    assert one == two
+    other = batch()
+    other["draw"] += 100
+    assert one != [views for _, views in moves_of(module, other)]
+
+
+def test_a_move_sees_what_the_moves_before_it_wrote():
+    model = Recorder()
+    list(moves_of(task(model, max_moves=2), batch(num=1)))
+    assert (model.seeds[0] > 0).sum() == 1
+    assert (model.seeds[1] > 0).sum() > 20
+
+
+def test_finished_examples_are_not_evaluated_any_more():
+    examples = batch()
+    examples["image"][2:] = -1.0  # these objects stop at once
+    model = Recorder()
+    list(moves_of(task(model), examples))
+    assert model.sizes[0] == 4 and set(model.sizes[1:]) == {2}
+
+
+def test_no_gradient_crosses_from_one_move_to_the_next():
+    model = Recorder()
+    fit(task(model, max_moves=3), [batch()], max_epochs=1)
+    assert all(not seed.requires_grad for seed in model.seeds)
+
+
+def test_examples_of_an_odd_size_are_refused():
+    with pytest.raises(ValueError, match="need|needs its field of view"):
+        list(moves_of(task(Recorder()), batch(size=12)))
+
+
+def test_the_loss_falls_and_the_object_is_found_on_one_small_batch():
+    module = task(optimizer=functools.partial(torch.optim.AdamW, lr=5e-3), max_moves=4)
+    trainer = fit(module, [batch()] * 40, max_epochs=1)
+    assert trainer.callback_metrics["val/f1_at_50"] > 0.9
+    assert trainer.callback_metrics["val/loss"] < 0.4
+    assert module.num_examples == 160 and module.num_fovs >= 160
+
+
+def test_the_average_follows_the_learner_and_is_what_is_validated():
+    module = task(ema_decay=0.9)
+    start = module.model.conv_b[0].weight.clone()
+    fit(module, [batch()] * 3, max_epochs=1)
+    average, learner = module.model.conv_b[0].weight, module.learner.conv_b[0].weight
+    assert not torch.equal(average, learner) and not torch.equal(average, start)
+    assert (average - learner).norm() < (start - learner).norm()
+    assert all(parameter.grad is None for parameter in module.model.parameters())
+
+
+def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+    batches = [batch(seed=i) for i in range(4)]
+    optimizer = functools.partial(torch.optim.AdamW, lr=1e-3)
+
+    whole = task(optimizer=optimizer, ema_decay=0.9, max_moves=3)
+    fit(whole, batches, max_epochs=2)
+    first = task(optimizer=optimizer, ema_decay=0.9, max_moves=3)
+    fit(first, batches, max_epochs=1).save_checkpoint(tmp_path / "half.ckpt")
+    second = task(optimizer=optimizer, ema_decay=0.9, max_moves=3)
+
+    class Loader(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return batches[index]
+
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False, max_epochs=2)  # fmt: skip
+    loader = torch.utils.data.DataLoader(Loader(), batch_size=None)
+    trainer.fit(second, loader, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_an_infinite_loss_stops_the_training_with_advice():
+    model = Recorder(answer=float("inf"))
+    with pytest.raises(FloatingPointError, match="Lower task.optimizer.lr"):
+        fit(task(model), [batch()], max_epochs=1)
+
+
+def test_scores_at_half_do_not_count_unvisited_voxels():
+    label = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    seeds = torch.tensor([3.0, 0.0, 1.0, -1.0])
+    scores = _f_scores(_counts(seeds, label))
+    assert scores["precision_at_50"] == 0.5 and scores["recall_at_50"] == 0.5 and scores["f1_at_50"] == 0.5
+    assert scores["precision_at_90"] == 1.0 and scores["recall_at_90"] == 0.5
+
+
+def test_scores_of_nothing_are_zero():
+    assert all(value == 0 for value in _f_scores(torch.zeros(2, 3)).values())
+
+
+def test_a_wrong_decay_is_refused():
+    with pytest.raises(ValueError, match="ema_decay"):
+        task(ema_decay=1.0)
