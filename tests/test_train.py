@@ -1,0 +1,147 @@
+"""The entry script end to end: what a run leaves, that it resumes after a kill, that every experiment starts."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, Script
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+QUICK = [name for name in EXPERIMENTS if name.endswith("_quick")]
+FILES = (
+    "config.yaml",
+    "overrides.txt",
+    "provenance.json",
+    "metrics.jsonl",
+    "summary.json",
+    "report.html",
+    "status.json",
+)
+# Small enough for a test: a few steps, little to evaluate.
+SHORT = ["logger=[]", "trainer.log_every_n_steps=1", "+trainer.limit_val_batches=2"]
+SMALL = {
+    "calcium_quick": ["dataset.trials=5", "dataset.num_cells=20", "dataset.size_px=32", "dataset.pairs=false"],
+    "graph_dino_quick": [],
+    "ffn_quick": [],
+}
+
+
+def two_steps(name: str) -> list[str]:
+    """Overrides that make an experiment take two steps and evaluate a little."""
+    overrides = [*SHORT, "trainer.max_steps=2", "loader.batches_per_epoch=1"]
+    values = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
+    if any("override /segmenter" in entry for entry in values["defaults"] if isinstance(entry, dict)):
+        overrides.append("segmenter.max_moves=20")
+    return overrides + SMALL.get(name, [])
+
+
+def why_not(name: str) -> str:
+    """Why an experiment cannot run here; empty if it can."""
+    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
+    if "_quick" not in name and "simulated" not in text and not os.environ.get("NISSL_DATA"):
+        return "NISSL_DATA is not set: the public data are not here"
+    if "weights/" in text and not (ROOT / "weights").exists():
+        return "no imported weights in weights/"
+    return ""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_takes_two_steps_and_leaves_a_whole_run_folder(
+    name: str, script: Script, tmp_path: Path
+) -> None:
+    if reason := why_not(name):
+        pytest.skip(reason)
+    run = tmp_path / "run"
+    script("train.py", f"experiment={name}", f"run_dir={run}", *two_steps(name))
+    assert not [file for file in FILES if not (run / file).exists()]
+    assert (run / "checkpoints" / "last.ckpt").exists() and list((run / "figures").glob("*.png"))
+    text = (run / "config.yaml").read_text()
+    assert "${" not in text and yaml.safe_load(text)["format"] == 1
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    assert json.loads((run / "summary.json").read_text())
+    assert [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["packages"]["torch"] and provenance["config_hash"]
+    for table in (run / "tables").glob("*.csv"):
+        assert list(csv.reader(table.open()))
+    assert not [word for word in ("http://", "https://") if f'src="{word}' in (run / "report.html").read_text()]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", QUICK)
+def test_a_killed_run_resumes_to_the_summary_of_an_uninterrupted_one(name: str, script: Script, tmp_path: Path) -> None:
+    overrides = [f"experiment={name}", *two_steps(name), "trainer.max_steps=null", "trainer.max_epochs=4"]
+    overrides = [text for text in overrides if text not in ("trainer.max_steps=2", "trainer.max_steps=null")]
+    script("train.py", *overrides, f"run_dir={tmp_path / 'whole'}")
+    killed = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"run_dir={killed}", "resume=auto"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(killed / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((killed / "status.json").read_text())["status"] == "running"
+    script("train.py", *overrides, f"run_dir={killed}", "resume=auto")
+    whole, resumed = (json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "killed"))
+    assert resumed.keys() == whole.keys()
+    assert numbers(resumed) == pytest.approx(numbers(whole), rel=0, abs=1e-6, nan_ok=True)
+
+
+def numbers(summary: dict[str, Any]) -> dict[str, float]:
+    return {name: float("nan") if value is None else value for name, value in summary.items()}
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=calcium_quick", "task.optimizer.lrr=3"], "task.optimizer.lr"),
+        (["experiment=calcium_quik"], "calcium_quick"),
+        (["experiment=calcium_quick", "trainer.max_epoch=1"], "trainer.max_epochs"),
+        (["experiment=calcium_quick", "++task.nonsense=1"], "nonsense"),
+        (["experiment=calcium_quick", "seed=three"], "expects int"),
+        (["experiment=calcium_quick", "++model._target_=os.system"], "os.system"),
+        (["experiment=ffn_quick", "dataset=em_volume", "dataset.path=/nowhere/x.h5"], "/nowhere/x.h5"),
+    ],
+)
+def test_a_wrong_command_line_names_the_right_one_before_training(
+    script: Script, overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    done = script("train.py", *overrides, f"run_dir={tmp_path / 'run'}", expect=1)
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.e2e
+def test_an_exception_while_training_leaves_a_failed_run_with_its_reason(script: Script, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = ["experiment=calcium_quick", *two_steps("calcium_quick"), f"run_dir={run}"]
+    done = script("train.py", *overrides, "loader.batch_size=100000", expect=1)
+    assert "loader.batch_size" in done.stderr and "Traceback" not in done.stderr
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "failed" and "loader.batch_size" in status["reason"] and status["traceback"]
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['train.py', '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'pytorch_lightning', 'matplotlib', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]") and "experiment=" in done.stdout
