@@ -29,7 +29,7 @@ def main(overrides: list[str]) -> None:
             warn_of_drift(Path(cfg.run))
         evaluation.record_provenance(data.source.files)
         evaluation.sinks = build_sinks(cfg)
-        evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items()}
+        evaluators = {name: instantiate(node) for name, node in (cfg.get("evaluator") or {}).items()}
         scalars = evaluate(evaluators, task, data, evaluation)
     build_report(evaluation.path)
     print_summary(evaluation, scalars)

@@ -35,14 +35,14 @@ def main(cfg: DictConfig) -> None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         data = DataModule(instantiate(cfg.dataset), seed=cfg.seed, **cfg.loader)
         task = instantiate(cfg.task, model=build_model(cfg.model))
-        evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items()}
+        evaluators = {name: instantiate(node) for name, node in (cfg.get("evaluator") or {}).items()}
         run.record_provenance(data.source.files)
         run.sinks = build_sinks(cfg)
         trainer = instantiate(
             cfg.trainer,
             default_root_dir=str(run.path),
             logger=[LocalRecord(run.path), *run.sinks],
-            callbacks=[instantiate(node) for node in cfg.callbacks.values()],
+            callbacks=[instantiate(node) for node in (cfg.get("callbacks") or {}).values()],
         )
         trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
         checkpoint = chosen_checkpoint(run.path, cfg.weights_to_evaluate)

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from nissl.evaluators.result import Figure
-from nissl.runs.loggers import Sink, flat, prepare_wandb, reachable, wandb_key_configured
+from nissl.runs.loggers import Sink, flat, prepare_wandb, reachable
+from nissl.runs.wandb_key import key_configured
 
 TRACKIO = """
 import sys, numpy as np
@@ -99,7 +100,7 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file.write_text("machine api.wandb.ai\n  login user\n  password key\n")
     file.chmod(0o600)
     monkeypatch.setenv("NETRC", str(file))
-    assert wandb_key_configured("https://api.wandb.ai") and not wandb_key_configured("https://elsewhere.org")
+    assert key_configured("https://api.wandb.ai") and not key_configured("https://elsewhere.org")
 
 
 def test_figures_are_png_with_their_size() -> None:

@@ -22,10 +22,9 @@ def clear_errors(root: str) -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        if root == "train":
-            from nissl.runs.validate import check_command_line
+        from nissl.runs.validate import check_command_line
 
-            check_command_line(root, sys.argv[1:])
+        check_command_line(root, sys.argv[1:])
         yield
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import netrc
 import os
 import socket
 from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -24,6 +22,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from nissl.evaluators.result import Figure
+from nissl.runs import wandb_key
 from nissl.runs.compose import instantiate
 
 log = logging.getLogger(__name__)
@@ -205,8 +204,8 @@ def prepare_wandb(run_dir: str) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     if os.environ.get("WANDB_MODE"):
         return
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not wandb_key_configured(server):
+    server = wandb_key.server()
+    if not wandb_key.key_configured(server):
         reason = "no key is configured"
     elif not reachable(server):
         reason = f"{server} cannot be reached"
@@ -215,17 +214,6 @@ def prepare_wandb(run_dir: str) -> None:
         return
     os.environ["WANDB_MODE"] = "offline"
     print(f"wandb: offline, {reason}. To sync later: wandb sync {run_dir}/wandb/offline-run-*", flush=True)
-
-
-def wandb_key_configured(server: str) -> bool:
-    """Whether an API key is in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def reachable(server: str, timeout_s: float = 2.0) -> bool:
