@@ -160,7 +160,7 @@ class CalciumSimulated(LabelledFrames):
         world_seed: of the animal.
         session_seed: of what happens on each day; the days of one animal differ by their place in `days`.
         days: name -> coupling g of that day; the first is the reference.
-        size_px, um_per_px, num_cells, num_targets, modules: geometry.
+        size_px, um_per_px, num_cells, num_targets, min_target_distance_px, modules: geometry.
         pairs, powers, trials: stimulation design.
         amplitude, success, pair_power, follower_cv: responses.
         decay_s, rise_s, fps: kinetics and frame rate.
@@ -182,6 +182,7 @@ class CalciumSimulated(LabelledFrames):
         um_per_px: float,
         num_cells: int,
         num_targets: int,
+        min_target_distance_px: float,
         modules: Sequence[Sequence[int]],
         pairs: bool,
         powers: Sequence[float],
@@ -247,6 +248,7 @@ class CalciumSimulated(LabelledFrames):
             um_per_px=um_per_px,
             num_cells=num_cells,
             num_targets=num_targets,
+            min_target_distance_px=min_target_distance_px,
             modules=tuple(tuple(module) for module in modules),
             pairs=pairs,
             powers=tuple(powers),

@@ -6,6 +6,7 @@ never changes the data type. Files are opened where they are read, so a movie ca
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,12 +92,15 @@ class TIFFMovie:
 
     def __init__(self, path: Path, axes: str | None) -> None:
         self.path = path
+        _check_page_chain(path)
         try:
             with tifffile.TiffFile(path) as file:
                 series = file.series[0]
                 shape, came, self.dtype = series.shape, series.axes, series.dtype
                 size = path.stat().st_size
                 ends = [int(o) + int(n) for page in series.pages for o, n in _extents(page)]
+                if series.dataoffset is not None:
+                    ends.append(series.dataoffset + series.nbytes)
         except (tifffile.TiffFileError, IndexError, OSError, AttributeError) as error:
             raise ValueError(f"{path} is not a readable TIFF file: {error}. Truncated? Copy it again.") from error
         if max(ends, default=0) > size:
@@ -175,6 +179,37 @@ def read_series(path: str | Path, key: str) -> np.ndarray:
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise ValueError(f"covariate '{key}' of {path} must be a number per frame, came {values.shape} {values.dtype}")
     return values
+
+
+def _check_page_chain(path: Path) -> None:
+    """Follow a TIFF's list of pages to its end; tifffile only logs a broken list and gives the pages before the break.
+
+    Raises:
+        ValueError: if the file is no TIFF, or its list leads beyond its end.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 8 or head[2:4] not in (struct.pack(order + "H", v) for v in (42, 43)):
+            raise ValueError(f"{path} is not a TIFF file: it begins with {head[:4]!r}")
+        big = head[2:4] == struct.pack(order + "H", 43)
+        count_format, entry, offset_format = ("Q", 20, "Q") if big else ("H", 12, "I")
+        width = struct.calcsize(order + offset_format)
+        place = head[8:16] if big else head[4:8]
+        visited: set[int] = set()
+        while len(place) == width and (offset := struct.unpack(order + offset_format, place)[0]):
+            file.seek(offset)
+            count = file.read(struct.calcsize(order + count_format))
+            if offset in visited or offset >= size or len(count) < struct.calcsize(order + count_format):
+                raise ValueError(
+                    f"{path} is damaged or truncated: a page is listed at byte {offset} of {size}. Copy it again."
+                )
+            visited.add(offset)
+            file.seek(entry * struct.unpack(order + count_format, count)[0], 1)
+            place = file.read(width)
+        if len(place) < width:
+            raise ValueError(f"{path} is truncated: its list of pages breaks off at byte {size}. Copy it again.")
 
 
 def _check_frames(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

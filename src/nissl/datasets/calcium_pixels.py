@@ -212,7 +212,8 @@ def vary_brightness(
 
     a is uniform in `contrast`, b in +-`brightness`; each frame draws from its own seed.
     """
-    inside = frames[:, mask]
+    # Contiguous: otherwise the order of summation, and the last bit, depends on how many frames come together.
+    inside = np.ascontiguousarray(frames[:, mask])
     mean, deviation = inside.mean(axis=1), inside.std(axis=1)
     draws = np.array([np.random.default_rng(seed).random(2) for seed in seeds])
     a = contrast[0] + draws[:, 0] * (contrast[1] - contrast[0])

@@ -106,10 +106,13 @@ def accuracy_card(p: Predictions) -> dict[str, float]:
 
 
 def trial_accuracy(p: Predictions) -> float:
-    """Share of trials whose logits, averaged over stimulated frames, are right by the lenient rule."""
+    """Share of trials whose logits, averaged over stimulated frames, are right by the lenient rule.
+
+    Where a trial shows several patterns (blocks of a covariate), each pattern's frames are averaged on their own.
+    """
     hits = []
-    for trial in np.unique(p.trial[~p.none]):
-        frames = (p.trial == trial) & ~p.none
+    for trial, pattern in np.unique(np.stack([p.trial, p.pattern], axis=1)[~p.none], axis=0):
+        frames = (p.trial == trial) & (p.pattern == pattern)
         hits.append(p.labels[frames][0][p.logits[frames].mean(axis=0).argmax()])
     return _mean(hits)
 

@@ -139,8 +139,8 @@ def _notes(source: Any, cards: dict[str, dict[str, float]], scalars: dict[str, f
         f"test accuracy (lenient) {test['accuracy_lenient']:.3f} "
         f"[{test['accuracy_lenient_low']:.3f}, {test['accuracy_lenient_high']:.3f}]; always answering the commonest "
         f"output scores {test['majority']:.3f}, answering at random {test['chance']:.3f}",
-        f"{scalars['stimulus/cells_at_or_below_half_top1']:.0f} of {num_cells} cells are recalled in at most half of "
-        f"their frames by the strongest output alone (the ceiling of that reading is "
+        f"{scalars['stimulus/cells_at_or_below_half_top1']:.0f} of {num_cells} classes are recalled in at most half "
+        f"of their frames by the strongest output alone (the ceiling of that reading is "
         f"{scalars['stimulus/ceiling_top1']:.3f}), {scalars['stimulus/cells_at_or_below_half_topk']:.0f} by the k "
         "strongest",
     ]
