@@ -1,0 +1,166 @@
+"""Branching morphologies of known populations: data with a right answer for tests, CI and the first run.
+
+A cell is a soma at 0 with arbours of unit-step branches; y points to the pia, lengths are um. Five populations:
+
+- tufted, untufted: an apical trunk with obliques and a basal skirt; only the first ends in a tuft. Trunk length and
+  number of branches are drawn from the same ranges, so neither extent nor size tells them apart.
+- bitufted: narrow bundles up and down.
+- stellate, basket: the same stems in all directions, reaching equally far with equal cable; the first forks early near
+  the soma, the second late and far out: they differ in where the branching is, that is, in topology.
+
+Within a population cells vary as much as real ones do: overall size by more than a factor of two, any rotation
+about y, a tilt, and lost branches. Overall size is drawn from one distribution for all, so it says nothing about the
+population. Synthetic, and no model of any species.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+POPULATIONS = ("tufted", "untufted", "bitufted", "stellate", "basket")
+STEP_UM = 4.0
+SOMA, DENDRITE, APICAL = 1, 3, 4
+SIZE_UM = 110.0  # root mean square distance of a typical cell's nodes from the soma
+SIZE_SPREAD = 0.25  # standard deviation of log size
+TILT_SPREAD_DEG = 8.0
+LOST_BRANCHES = 0.1  # chance of a branch to be missing, with all beyond it
+
+
+@dataclass(frozen=True)
+class SimulatedNeuron:
+    """A cell: soma first, parents before children; x, y, z and radius in um."""
+
+    pos: np.ndarray  # (N, 3) float32
+    radius: np.ndarray  # (N,) float32
+    type: np.ndarray  # (N,) int8, as in SWC
+    parent: np.ndarray  # (N,) int32
+    population: str
+
+
+class _Tree:
+    """A growing list of nodes."""
+
+    def __init__(self) -> None:
+        self.pos: list[np.ndarray] = [np.zeros((1, 3))]
+        self.parent: list[np.ndarray] = [np.array([-1])]
+        self.type: list[np.ndarray] = [np.array([SOMA])]
+        self.size = 1
+        self.at: dict[int, np.ndarray] = {0: np.zeros(3)}
+
+    def branch(
+        self, rng: np.random.Generator, start: int, direction: np.ndarray, length_um: float, wiggle: float, kind: int
+    ) -> tuple[int, np.ndarray]:
+        """Grow one branch; returns its last node and its final direction."""
+        steps = max(int(length_um / STEP_UM), 1)
+        drift = np.cumsum(rng.standard_normal((steps, 3)) * wiggle, axis=0)
+        heading = _unit(direction) + drift
+        heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+        nodes = self.at[start] + np.cumsum(heading * STEP_UM, axis=0)
+        self.pos.append(nodes)
+        self.parent.append(np.concatenate([[start], np.arange(self.size, self.size + steps - 1)]))
+        self.type.append(np.full(steps, kind))
+        first = self.size
+        self.size += steps
+        for k in range(steps):
+            self.at[first + k] = nodes[k]
+        return self.size - 1, heading[-1]
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _tuft(
+    tree: _Tree, rng: np.random.Generator, start: int, direction: np.ndarray, reach_um: float, orders: int,
+    spread: float, kind: int, early: float = 0.5,
+) -> None:  # fmt: skip
+    """A binary subtree: each fork turns its two children apart; `early` is where along the reach it forks (0..1)."""
+    if orders == 0 or reach_um < 2 * STEP_UM:
+        tree.branch(rng, start, direction, reach_um, 0.06, kind)
+        return
+    first = reach_um * np.clip(rng.normal(early, 0.08), 0.05, 0.9)
+    fork, heading = tree.branch(rng, start, direction, first, 0.06, kind)
+    for side in (-1.0, 1.0):
+        if rng.random() < LOST_BRANCHES:
+            continue
+        across = _unit(np.cross(heading, rng.standard_normal(3)))
+        _tuft(tree, rng, fork, heading + side * spread * across, reach_um - first, orders - 1, spread, kind, early)
+
+
+def _pyramidal(tree: _Tree, rng: np.random.Generator, tufted: bool) -> None:
+    up = np.array([0.0, 1.0, 0.0])
+    for _ in range(rng.integers(3, 6)):
+        angle = rng.uniform(0, 2 * np.pi)
+        skirt = np.array([np.cos(angle), rng.uniform(-0.8, 0.1), np.sin(angle)])
+        _tuft(tree, rng, 0, skirt, rng.uniform(70, 120), 2, 0.6, DENDRITE, 0.3)
+    trunk_um, heading, node = rng.uniform(250, 350), up, 0
+    num_obliques = rng.integers(3, 6)
+    # The same number of branches leaves the trunk: as obliques all along it, or fewer of them and a tuft at its end.
+    places = np.sort(rng.uniform(0.15, 0.95 if not tufted else 0.6, num_obliques + (0 if tufted else 3)))
+    for place, before in zip([*places, 1.0], [0.0, *places], strict=True):
+        node, heading = tree.branch(rng, node, up + 0.3 * heading, (place - before) * trunk_um, 0.03, APICAL)
+        if place < 1.0 and rng.random() > LOST_BRANCHES:
+            angle = rng.uniform(0, 2 * np.pi)
+            aside = np.array([np.cos(angle), rng.uniform(-0.2, 0.5), np.sin(angle)])
+            tree.branch(rng, node, aside, rng.uniform(50, 110), 0.06, APICAL)
+    if tufted:
+        for _ in range(3):
+            aside = 0.5 * up + rng.standard_normal(3) * np.array([1, 0.2, 1])
+            _tuft(tree, rng, node, aside, rng.uniform(90, 140), 1, 0.6, APICAL, 0.3)
+
+
+def _bitufted(tree: _Tree, rng: np.random.Generator) -> None:
+    for sign in (-1.0, 1.0):
+        for _ in range(rng.integers(1, 4)):
+            aim = np.array([0.0, sign, 0.0]) + 0.2 * rng.standard_normal(3)
+            _tuft(tree, rng, 0, aim, rng.uniform(140, 240), 2, 0.3, DENDRITE, 0.35)
+
+
+def _multipolar(tree: _Tree, rng: np.random.Generator, early: float, orders: int) -> None:
+    for _ in range(rng.integers(4, 8)):
+        _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(110, 190), orders, 0.6, DENDRITE, early)
+
+
+def simulate_neuron(population: str, rng: np.random.Generator) -> SimulatedNeuron:
+    """One cell of a population."""
+    tree = _Tree()
+    if population in ("tufted", "untufted"):
+        _pyramidal(tree, rng, tufted=population == "tufted")
+    elif population == "bitufted":
+        _bitufted(tree, rng)
+    elif population == "stellate":
+        _multipolar(tree, rng, early=0.1, orders=2)
+    elif population == "basket":
+        _multipolar(tree, rng, early=0.7, orders=3)
+    else:
+        raise ValueError(f"unknown population {population!r}; choose from {', '.join(POPULATIONS)}")
+    pos = np.concatenate(tree.pos)
+    pos *= SIZE_UM / np.sqrt(np.sum(pos**2, axis=1).mean()) * np.exp(rng.normal(0.0, SIZE_SPREAD))
+    turn, (tilt_x, tilt_z) = rng.uniform(0, 2 * np.pi), np.radians(TILT_SPREAD_DEG) * rng.standard_normal(2)
+    pos = pos @ _rotation(0, tilt_x) @ _rotation(2, tilt_z) @ _rotation(1, turn)
+    return SimulatedNeuron(
+        pos=pos.astype(np.float32),
+        radius=np.where(np.arange(len(pos)) == 0, 6.0, 0.5).astype(np.float32),
+        type=np.concatenate(tree.type).astype(np.int8),
+        parent=np.concatenate(tree.parent).astype(np.int32),
+        population=population,
+    )
+
+
+def _rotation(axis: int, angle: float) -> np.ndarray:
+    i, j = [k for k in range(3) if k != axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def simulate_neurons(cells_per_population: int, seed: int) -> list[SimulatedNeuron]:
+    """Cells of all populations in turn; cell k of a population depends on the seed, the population and k alone."""
+    return [
+        simulate_neuron(population, np.random.default_rng([seed, p, k]))
+        for p, population in enumerate(POPULATIONS)
+        for k in range(cells_per_population)
+    ]

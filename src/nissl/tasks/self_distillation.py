@@ -1,0 +1,263 @@
+"""Learn by predicting, from one view of a cell, what a slowly moving copy of oneself says about another view.
+
+The student is `model`; the teacher is a copy that follows it. A batch holds 2B graphs: B first views, then B second
+views of the same cells. After *each optimizer step*, once, whatever the accumulation: teacher <- momentum teacher +
+(1 - momentum) student, then the centre takes in the mean of the teacher's logits of this step. The loss of a step uses
+the centre from before it. Plain functions are in `distillation.py`; signs of collapse in `collapse.py`.
+
+Everything that matters to the next step is in the state dict: teacher, centre, the monitors' running window.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from nissl.tasks.collapse import (
+    CollapseRules,
+    collapse_warnings,
+    effective_rank,
+    entropy,
+    leave_one_out_balanced_accuracy,
+    linear_r2,
+    mean_cosine,
+)
+from nissl.tasks.distillation import (
+    dino_loss,
+    koleo,
+    learning_rate_factor,
+    next_centre,
+    sinkhorn_probabilities,
+    teacher_probabilities,
+    update_teacher,
+)
+
+log = logging.getLogger(__name__)
+
+
+class SelfDistillation(pl.LightningModule):
+    """DINO on pairs of views.
+
+    Args:
+        model: student; `model(batch)` gives prototype logits, `model.embed(batch)` embeddings.
+        optimizer: called with the student's parameters.
+        student_temp, teacher_temp: softmax temperatures.
+        teacher_momentum: how slowly the teacher moves.
+        centring: "ema" subtracts the centre, as published; "sinkhorn" balances prototypes within the batch instead;
+            "none" does neither.
+        centre_momentum: how slowly the centre moves.
+        koleo_weight: weight of the spread of the embeddings in the loss, see `koleo`; 0 in the reference.
+        warmup_steps, halve_every: see `learning_rate_factor`.
+        monitor_window: teacher outputs averaged before the collapse monitors are logged; the marginal entropy cannot
+            exceed ln of it, so at least about 4 per prototype.
+    """
+
+    metrics = {
+        "train/loss": "min",
+        "train/kl": None,
+        "train/koleo": None,
+        "train/grad_norm": None,
+        "train/learning_rate": None,
+        "collapse/teacher_entropy": None,
+        "collapse/marginal_entropy": "max",
+        "collapse/marginal_ceiling": None,
+        "collapse/prototypes_used": "max",
+        "collapse/prototypes_argmax": "max",
+        "collapse/student_entropy": None,
+        "collapse/logit_norm": None,
+        "collapse/effective_rank": "max",
+        "collapse/mean_cosine": "min",
+        "collapse/mean_cosine_centred": None,
+        "collapse/depth_correlation": None,
+        "collapse/size_correlation": None,
+        "knn/val_balanced_accuracy": "max",
+    }
+
+    centre: Tensor
+    window_marginal: Tensor
+    window_argmax: Tensor
+    window_sums: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        student_temp: float,
+        teacher_temp: float,
+        teacher_momentum: float,
+        centring: Literal["ema", "sinkhorn", "none"],
+        centre_momentum: float,
+        koleo_weight: float,
+        warmup_steps: int,
+        halve_every: int,
+        monitor_window: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("student_temp", student_temp), ("teacher_temp", teacher_temp)):
+            if not value > 0:
+                raise ValueError(f"task.{name} must be positive, came {value}")
+        for name, value in (("teacher_momentum", teacher_momentum), ("centre_momentum", centre_momentum)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"task.{name} must be between 0 and 1, came {value}")
+        if centring not in ("ema", "sinkhorn", "none"):
+            raise ValueError(f"task.centring must be ema, sinkhorn or none, came {centring!r}")
+        if koleo_weight < 0:
+            raise ValueError(f"task.koleo_weight must be 0 or more, came {koleo_weight}")
+        self.centring, self.koleo_weight = centring, koleo_weight
+        self.model = model
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.make_optimizer = optimizer
+        self.student_temp, self.teacher_temp = student_temp, teacher_temp
+        self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
+        self.warmup_steps, self.halve_every = warmup_steps, halve_every
+        self.monitor_window = monitor_window
+        num_prototypes = num_outputs(model)
+        self.register_buffer("centre", torch.zeros(num_prototypes))
+        self.register_buffer("window_marginal", torch.zeros(num_prototypes, dtype=torch.float64))
+        self.register_buffer("window_argmax", torch.zeros(num_prototypes, dtype=torch.int64))
+        # Count of teacher outputs, and sums over them of teacher entropy, student entropy, norm of the logits.
+        self.register_buffer("window_sums", torch.zeros(4, dtype=torch.float64))
+        self._pending_logits: list[Tensor] = []
+        self._probe: list[dict[str, Tensor]] = []
+
+    def forward(self, batch: Any) -> Tensor:
+        """Prototype logits of the student, (graphs, K)."""
+        return self.model(batch)
+
+    def setup(self, stage: str) -> None:
+        """Tell the training data how this model encodes positions, so that the loader's workers do it."""
+        source: Any = getattr(getattr(self.trainer, "datamodule", None), "source", None)
+        position_encoder: Any = getattr(self.model, "position_encoder", None)
+        if stage == "fit" and hasattr(source, "encode") and position_encoder is not None:
+            source.encode = position_encoder()
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        embedding = self.model.embed(batch)  # type: ignore[operator]
+        student_logits = self.model.projector(embedding)  # type: ignore[operator]
+        with torch.no_grad():
+            teacher_logits = self.teacher(batch)
+            if self.centring == "sinkhorn":
+                target = sinkhorn_probabilities(teacher_logits, self.teacher_temp)
+            else:
+                target = teacher_probabilities(teacher_logits, self.centre, self.teacher_temp)
+        loss = dino_loss(student_logits, target, self.student_temp)
+        teacher_entropy = self._watch(student_logits.detach(), teacher_logits, target)
+        self._pending_logits.append(teacher_logits.mean(dim=0))
+        cells = len(student_logits) // 2
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=cells)
+        self.log("train/kl", loss.detach() - teacher_entropy, batch_size=cells)
+        if self.koleo_weight > 0:
+            spread = (koleo(embedding[:cells]) + koleo(embedding[cells:])) / 2
+            self.log("train/koleo", spread.detach(), batch_size=cells)
+            loss = loss + self.koleo_weight * spread
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer, then one of teacher and centre; not called while gradients accumulate."""
+        super().optimizer_step(*args, **kwargs)
+        update_teacher(self.teacher, self.model, self.teacher_momentum)
+        batch_mean = torch.stack(self._pending_logits).mean(dim=0)
+        self._pending_logits.clear()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(batch_mean)
+            batch_mean /= torch.distributed.get_world_size()
+        if self.centring == "ema":
+            self.centre.copy_(next_centre(self.centre, batch_mean, self.centre_momentum))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.log("train/grad_norm", norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.halve_every)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Monitors ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _watch(self, student_logits: Tensor, teacher_logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Add a batch to the window; returns the mean entropy of the teacher."""
+        teacher_entropy = entropy(probabilities)
+        self.window_marginal += probabilities.sum(dim=0)
+        self.window_argmax += torch.bincount(probabilities.argmax(dim=1), minlength=len(self.centre))
+        student = torch.softmax(student_logits / self.student_temp, dim=-1)
+        sums = [teacher_entropy.sum(), entropy(student).sum(), teacher_logits.norm(dim=-1).sum()]
+        self.window_sums += torch.stack([torch.tensor(float(len(probabilities))).to(sums[0]), *sums])
+        return teacher_entropy.mean()
+
+    def on_train_epoch_end(self) -> None:
+        count = int(self.window_sums[0])
+        if count < self.monitor_window:
+            return
+        teacher_entropy, student_entropy, logit_norm = (self.window_sums[1:] / count).tolist()
+        marginal = float(entropy(self.window_marginal / count))
+        self.log_dict(
+            {
+                "collapse/teacher_entropy": teacher_entropy,
+                "collapse/student_entropy": student_entropy,
+                "collapse/logit_norm": logit_norm,
+                "collapse/marginal_entropy": marginal,
+                "collapse/marginal_ceiling": math.log(min(count, len(self.centre))),
+                "collapse/prototypes_used": math.exp(marginal),
+                "collapse/prototypes_argmax": float((self.window_argmax > 0).sum()),
+            }
+        )
+        for warning in collapse_warnings(teacher_entropy, marginal, count, len(self.centre), CollapseRules()):
+            log.warning("%s (step %d)", warning, self.global_step)
+        for buffer in (self.window_marginal, self.window_argmax, self.window_sums):
+            buffer.zero_()
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        y = batch.pos[:, 1]
+        graph = batch.batch
+        num_nodes = torch.bincount(graph)
+        sums = torch.zeros(len(num_nodes), 2, device=y.device)
+        sums.index_add_(0, graph, torch.stack([y, batch.pos.norm(dim=1)], dim=1))
+        self._probe.append(
+            {
+                "embedding": self.model.embed(batch),  # type: ignore[operator]
+                "label": batch.label,
+                "depth": sums[:, 0] / num_nodes,
+                "size": sums[:, 1] / num_nodes,
+            }
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge the embeddings of the validation cells: rank, cosines, shortcuts, neighbours' labels."""
+        probe = {name: torch.cat([part[name] for part in self._probe]) for name in self._probe[0]}
+        self._probe.clear()
+        embedding = probe["embedding"].float()
+        if len(embedding) < 3:
+            return
+        rank = effective_rank(embedding)
+        self.log_dict(
+            {
+                "collapse/effective_rank": rank,
+                "collapse/mean_cosine": mean_cosine(embedding),
+                "collapse/mean_cosine_centred": mean_cosine(embedding - embedding.mean(dim=0)),
+                "collapse/depth_correlation": linear_r2(embedding, probe["depth"]),
+                "collapse/size_correlation": linear_r2(embedding, probe["size"]),
+                "knn/val_balanced_accuracy": leave_one_out_balanced_accuracy(embedding, probe["label"]),
+            }
+        )
+        if rank < CollapseRules().min_effective_rank and self.global_step > 0:
+            log.warning("the embeddings fill %.1f directions (step %d): collapse", rank, self.global_step)
+
+
+def num_outputs(model: nn.Module) -> int:
+    """Prototypes of a model: the size of its attribute `num_prototypes`."""
+    count = getattr(model, "num_prototypes", None)
+    if not isinstance(count, int):
+        raise ValueError(f"{type(model).__name__} cannot be self-distilled: it has no attribute num_prototypes")
+    return count

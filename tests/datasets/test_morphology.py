@@ -1,0 +1,188 @@
+"""The source that training and evaluators see."""
+
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nissl.datasets.datamodule import DataModule, Draw
+from nissl.datasets.morphology import Morphologies, SimulatedMorphologies
+from nissl.datasets.swc import write_swc
+from nissl.datasets.swc_report import Rules
+
+VIEWS: dict[str, Any] = {
+    "num_nodes": 24, "num_drop_branches": 1, "cut_edge": "parent", "rotation": "axis", "rotation_axis": "y",
+    "mirror": False, "jitter_std_um": 1.0, "shift_std_um": 5.0, "scale_log_std": 0.0,
+}  # fmt: skip
+FOLDS: dict[str, Any] = {"num_folds": 5, "val_fold": 1, "test_fold": 0, "split_seed": 0}
+
+
+def simulated(**changes: Any) -> SimulatedMorphologies:
+    options = {"cells_per_class": 5, "simulation_seed": 0, **FOLDS, "cache_nodes": 300, "embed_nodes": 24, **VIEWS}
+    return SimulatedMorphologies(**{**options, **changes})
+
+
+def write_cells(folder: Path, labels: list[str], prefix: str = "cell") -> Path:
+    """Simulated cells as SWC files in folders named by label."""
+    cells = simulated(cells_per_class=8).cells("train")
+    for k, label in enumerate(labels):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        write_swc(cells[k % len(cells)], folder / label / f"{prefix}_{k}.swc")
+    return folder
+
+
+def from_files(path: Any, **changes: Any) -> Morphologies:
+    options: dict[str, Any] = {
+        "path": path, "metadata": None, "label": "label", "test_path": None, "test_metadata": None,
+        "unmatched": "error", "min_class_size": 5, "drop_small_classes": False, "policy": "repair", "root": "error",
+        "soma": "error", "scale_um": 1.0, "type_map": None, "max_gap_um": None, "compartments": None,
+        "centre_axes": "xyz", "min_nodes": 10, **FOLDS, "cache_nodes": 300, "embed_nodes": 24, **VIEWS,
+    }  # fmt: skip
+    return Morphologies(**{**options, **changes})
+
+
+def test_splits_are_disjoint_and_hold_every_class() -> None:
+    source = simulated(cells_per_class=10)
+    ids = {name: {cell.id for cell in source.cells(name)} for name in ("train", "val", "test")}  # type: ignore[arg-type]
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == 50
+    assert set(source.labels("test")) == set(range(5)) and len(source.classes) == 5
+
+
+def test_a_training_batch_holds_first_views_then_second_views_of_the_same_cells() -> None:
+    source = simulated()
+    items = source.split("train")
+    batch = source.collate([items[k] for k in range(4)])
+    assert batch.num_graphs == 8 and batch.pos.shape == (8 * 24, 3)
+    assert torch.equal(batch.label[:4], batch.label[4:])
+    assert not torch.equal(batch.pos[: 4 * 24], batch.pos[4 * 24 :])
+    assert batch.edge_index.shape == (2, 8 * 2 * 23)
+
+
+def test_evaluation_graphs_are_the_same_at_every_visit_and_not_augmented() -> None:
+    source, again = simulated(), simulated()
+    a, b = source.unaugmented("test")[0], again.split("test")[0]
+    assert torch.equal(a.pos, b.pos) and torch.equal(a.pos[0], torch.zeros(3))
+    positions = {tuple(p) for p in source.cells("test")[0].pos}
+    assert {tuple(p) for p in a.pos.numpy()} <= positions
+    assert int(a.label) == source.labels("test")[0]
+
+
+def test_views_come_from_the_seed_of_the_draw_alone() -> None:
+    items = simulated().split("train")
+    np.random.seed(1)
+    first = items[Draw(3, seed=9)]
+    np.random.seed(2)
+    again, other = items[Draw(3, seed=9)], items[Draw(3, seed=10)]
+    assert torch.equal(first[0].pos, again[0].pos) and torch.equal(first[1].pos, again[1].pos)
+    assert not torch.equal(first[0].pos, other[0].pos)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_give_the_same_batches(context: str) -> None:
+    """Under spawn the source is pickled whole."""
+    source = simulated()
+
+    def positions(num_workers: int) -> list[torch.Tensor]:
+        data = DataModule(source, 5, num_workers=num_workers)
+        loader = data.train_dataloader()
+        if num_workers:
+            loader.multiprocessing_context = context  # type: ignore[assignment]
+        batches = [batch.pos for batch in loader]
+        del loader
+        return batches
+
+    alone, shared = positions(0), positions(2)
+    assert len(alone) == len(shared) == 3 and all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    multiprocessing.active_children()
+
+
+def test_the_source_pickles() -> None:
+    again = pickle.loads(pickle.dumps(simulated()))
+    assert len(again.split("train")) == 15
+
+
+def test_positional_encodings_come_from_the_tasks_function_with_the_seed_of_the_draw() -> None:
+    source = simulated()
+    seen = []
+
+    def encode(edge_index: np.ndarray, num_nodes: int, rng: np.random.Generator) -> np.ndarray:
+        seen.append(rng.random())
+        return np.full((num_nodes, 3), len(seen), np.float32)
+
+    source.encode = encode
+    first, second = source.split("train")[0]
+    assert first.pe.shape == (24, 3) and not torch.equal(first.pe, second.pe)
+    source.split("train")[0]
+    assert seen[:2] == seen[2:]
+
+
+def test_files_in_folders_become_a_source(tmp_path: Path) -> None:
+    source = from_files(write_cells(tmp_path, ["a"] * 5 + ["b"] * 5))
+    assert source.classes == ["a", "b"] and len(source.files) == 10
+    assert [len(source.cells(n)) for n in ("train", "val", "test")] == [6, 2, 2]  # type: ignore[arg-type]
+
+
+def test_a_separate_test_set_leaves_all_folds_but_one_for_training(tmp_path: Path) -> None:
+    train = write_cells(tmp_path / "train", ["a"] * 5 + ["b"] * 5)
+    test = write_cells(tmp_path / "test", ["a", "b", "c"], "other")
+    source = from_files(train, test_path=test)
+    assert [len(source.cells(n)) for n in ("train", "val", "test")] == [8, 2, 3]  # type: ignore[arg-type]
+    assert source.classes == ["a", "b", "c"] and source.labels("test").tolist() == [0, 1, 2]
+
+
+def test_a_class_with_one_member_is_an_error_that_names_it_or_left_out(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 5 + ["b"] * 5 + ["rare"])
+    with pytest.raises(ValueError, match=r"fewer than 5 cells.*'rare' \(1\).*drop_small_classes=true"):
+        from_files(folder)
+    assert from_files(folder, drop_small_classes=True).classes == ["a", "b"]
+    with pytest.raises(ValueError, match="no class has 9 cells"):
+        from_files(folder, drop_small_classes=True, min_class_size=9)
+
+
+def test_what_was_found_in_a_file_is_in_the_reports(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 5)
+    (folder / "a" / "tabs.swc").write_text((folder / "a" / "cell_0.swc").read_text().replace(" ", "\t"))
+    assert any("tabs" in report.codes for report in from_files(folder).reports)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "diagnose"}, "policy must be strict or repair"),
+        ({"unmatched": "guess"}, "unmatched must be error or skip"),
+        ({"cache_nodes": 10}, "cache_nodes=10 is below dataset.num_nodes=24"),
+        ({"path": "nowhere"}, "no such folder or archive"),
+        ({"num_folds": 2}, "num_folds must be at least 3"),
+    ],
+)
+def test_wrong_arguments_are_errors(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 5)
+    with pytest.raises(ValueError, match=message):
+        from_files(**{"path": folder, **changes})
+
+
+def test_too_few_simulated_cells_are_an_error() -> None:
+    with pytest.raises(ValueError, match="cells_per_class=3 is below"):
+        simulated(cells_per_class=3)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("archive", "cells", "scale_um"),
+    [("allen_visual", 70, 1.0), ("fly_pn", 23, 1.0), ("hemibrain_da1", 5, 0.008), ("l6b", 28, 1.0)],
+)
+def test_real_archives_load_whole(archive: str, cells: int, scale_um: float) -> None:
+    root = Path(os.environ.get("NISSL_DATA", "data")) / "swc"
+    if not root.is_dir():
+        pytest.skip(f"needs {root}; set NISSL_DATA")
+    from nissl.datasets.swc_collection import Preprocessing, read_collection
+
+    rules = Rules(root="first", scale_um=scale_um)
+    collection = read_collection(root / f"{archive}.tar.gz", root / "metadata.csv", "label", Preprocessing(rules))
+    assert len(collection.cells) == cells and collection.left_out == []

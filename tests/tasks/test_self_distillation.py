@@ -1,0 +1,159 @@
+"""The teacher, the centre and the training loop around them."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from nissl.datasets.datamodule import DataModule
+from nissl.datasets.morphology import SimulatedMorphologies
+from nissl.models.graph_dino import GraphDINO
+from nissl.tasks.self_distillation import SelfDistillation
+
+
+def make_source() -> SimulatedMorphologies:
+    return SimulatedMorphologies(
+        cells_per_class=5, simulation_seed=0, num_folds=5, val_fold=1, test_fold=0, split_seed=0, cache_nodes=None,
+        embed_nodes=20, num_nodes=20, num_drop_branches=1, cut_edge="parent", rotation="axis", rotation_axis="y",
+        mirror=False, jitter_std_um=1.0, shift_std_um=5.0, scale_log_std=0.0,
+    )  # fmt: skip
+
+
+def make_task(**changes: Any) -> SelfDistillation:
+    torch.manual_seed(0)
+    model = GraphDINO(dim=8, depth=1, num_heads=2, num_positions=4, num_prototypes=16, head="bounded")
+    options: dict[str, Any] = {
+        "optimizer": partial(torch.optim.Adam, lr=1e-2),
+        "student_temp": 0.1,
+        "teacher_temp": 0.05,
+        "teacher_momentum": 0.9,
+        "centring": "ema",
+        "centre_momentum": 0.9,
+        "koleo_weight": 0.0,
+        "warmup_steps": 2,
+        "halve_every": 50,
+        "monitor_window": 32,
+    }
+    return SelfDistillation(model, **{**options, **changes})
+
+
+def fit(task: SelfDistillation, data: DataModule, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about workers and missing loggers
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, **options,
+        )  # fmt: skip
+        trainer.fit(task, data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_the_teacher_has_no_gradient_and_no_optimizer() -> None:
+    task, data = make_task(), DataModule(make_source(), 5)
+    fit(task, data, max_steps=2)
+    assert all(not p.requires_grad and p.grad is None for p in task.teacher.parameters())
+    optimized = {id(p) for group in task.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in task.model.parameters()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_teacher_and_centre_move_once_per_optimizer_step(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nissl.tasks.self_distillation as module
+
+    moves = []
+    original = module.update_teacher
+    monkeypatch.setattr(module, "update_teacher", lambda *a: moves.append(1) or original(*a))
+    task, data = make_task(), DataModule(make_source(), 5)
+    trainer = fit(task, data, max_epochs=2, accumulate_grad_batches=accumulate)
+    assert len(moves) == trainer.global_step == (6 if accumulate == 1 else 2)
+
+
+def test_the_centre_is_the_mean_of_the_logits_before_the_step() -> None:
+    task, source = make_task(), make_source()
+    data = DataModule(source, 5)
+    source.encode = task.model.position_encoder()  # type: ignore[operator]
+    batch = next(iter(data.train_dataloader()))
+    before = task.teacher(batch).mean(dim=0)
+    fit(task, DataModule(source, 5), max_steps=1)
+    torch.testing.assert_close(task.centre, 0.1 * before, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("centring", ["ema", "sinkhorn"])
+def test_the_loss_falls_on_few_cells(centring: str) -> None:
+    source = make_source()
+    task = make_task(centring=centring, student_temp=0.2, teacher_momentum=0.0)
+    source.encode = task.model.position_encoder()  # type: ignore[operator]
+    items = source.split("train")
+    batch = source.collate([items[k] for k in range(8)])
+    optimizer = torch.optim.Adam(task.model.parameters(), lr=1e-2)
+    task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    target = torch.softmax(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 0.1, dim=-1)
+    target[8:] = target[:8]  # a fixed teacher: what a student has to be able to learn
+    losses = []
+    from nissl.tasks.distillation import dino_loss
+
+    for _ in range(60):
+        loss = dino_loss(task(batch), target, task.student_temp)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+class SaveFirstEpoch(pl.callbacks.Checkpoint):
+    """Saves after the hooks of the task, as the checkpoints of a run are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_resumed_run_goes_on_as_if_not_stopped(tmp_path: Path) -> None:
+    whole = make_task()
+    fit(whole, DataModule(make_source(), 5), max_epochs=3, callbacks=[SaveFirstEpoch(tmp_path / "first.ckpt")])
+    resumed = make_task()
+    fit(resumed, DataModule(make_source(), 5), ckpt_path=tmp_path / "first.ckpt", max_epochs=3)
+    for (name, ours), (_, expected) in zip(resumed.state_dict().items(), whole.state_dict().items(), strict=True):
+        torch.testing.assert_close(ours, expected, msg=name)
+
+
+def test_monitors_are_logged_once_the_window_is_full() -> None:
+    task = make_task(monitor_window=60)
+    trainer = fit(task, DataModule(make_source(), 5), max_epochs=2)
+    assert trainer.callback_metrics["collapse/prototypes_used"] > 1
+    assert float(trainer.callback_metrics["collapse/marginal_ceiling"]) == pytest.approx(2.7725887)  # ln 16
+    assert int(task.window_sums[0]) == 0
+    assert {name for name in trainer.callback_metrics} <= set(SelfDistillation.metrics)
+
+
+def test_validation_probes_the_embeddings() -> None:
+    trainer = fit(make_task(koleo_weight=0.1), DataModule(make_source(), 5), max_epochs=1)
+    assert 1.0 <= float(trainer.callback_metrics["collapse/effective_rank"]) <= 8.0
+    assert "train/koleo" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student_temp": 0.0}, "student_temp must be positive"),
+        ({"teacher_momentum": 1.5}, "teacher_momentum must be between 0 and 1"),
+        ({"centring": "both"}, "centring must be ema, sinkhorn or none"),
+        ({"koleo_weight": -1.0}, "koleo_weight must be 0 or more"),
+    ],
+)
+def test_wrong_settings_are_errors(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(**changes)
+
+
+def test_a_model_without_prototypes_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear cannot be self-distilled"):
+        SelfDistillation(torch.nn.Linear(2, 2), partial(torch.optim.Adam), 0.1, 0.1, 0.9, "ema", 0.9, 0.0, 1, 1, 1)
