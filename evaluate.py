@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from nissl.runs.command_line import clear_errors
-from nissl.runs.compose import compose_evaluation, instantiate
+from nissl.runs.compose import instantiate
+from nissl.runs.evaluation_config import compose_evaluation
 from nissl.runs.folder import RunFolder
 from nissl.runs.validate import validate
 
@@ -19,7 +20,6 @@ def main(overrides: list[str]) -> None:
     with RunFolder.start_evaluation(cfg) as evaluation:
         from nissl.datasets.datamodule import DataModule
         from nissl.runs.evaluation import evaluate, print_summary, trained_task, warn_of_drift
-        from nissl.runs.loggers import build_sinks
         from nissl.runs.report import build_report
 
         cfg = evaluation.cfg
@@ -28,7 +28,7 @@ def main(overrides: list[str]) -> None:
         if cfg.get("run"):
             warn_of_drift(Path(cfg.run))
         evaluation.record_provenance(data.source.files)
-        evaluation.sinks = build_sinks(cfg)
+        evaluation.open_sinks()
         evaluators = {name: instantiate(node) for name, node in (cfg.get("evaluator") or {}).items()}
         scalars = evaluate(evaluators, task, data, evaluation)
     build_report(evaluation.path)

@@ -27,7 +27,6 @@ def main(cfg: DictConfig) -> None:
         from nissl.datasets.datamodule import DataModule
         from nissl.runs.callbacks import LocalRecord
         from nissl.runs.evaluation import evaluate, print_summary, summarise_training
-        from nissl.runs.loggers import build_sinks
         from nissl.runs.report import build_report
         from nissl.runs.weights import build_model, chosen_checkpoint, load_checkpoint, load_into
 
@@ -37,14 +36,14 @@ def main(cfg: DictConfig) -> None:
         task = instantiate(cfg.task, model=build_model(cfg.model))
         evaluators = {name: instantiate(node) for name, node in (cfg.get("evaluator") or {}).items()}
         run.record_provenance(data.source.files)
-        run.sinks = build_sinks(cfg)
         trainer = instantiate(
             cfg.trainer,
             default_root_dir=str(run.path),
-            logger=[LocalRecord(run.path), *run.sinks],
+            logger=[LocalRecord(run.path), *run.open_sinks()],
             callbacks=[instantiate(node) for node in (cfg.get("callbacks") or {}).values()],
         )
         trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
+        run.end_unless_main()
         checkpoint = chosen_checkpoint(run.path, cfg.weights_to_evaluate)
         load_into(task, load_checkpoint(checkpoint)["state_dict"], checkpoint)
         run.update_provenance(evaluated_weights=checkpoint.name)

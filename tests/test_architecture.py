@@ -73,12 +73,19 @@ ROOMS = {
             "rich",
         },
     ),
+    "runs/dry": room("nissl.datasets.datamodule", top=set()),  # builds all, as train.py does
     "cli": room("nissl", top=set()),
     "__init__": room(top=set()),
 }
 # Files of runs/ that stand at the border to a framework; everything else there starts in a fraction of a second.
-HYDRA = {"compose", "validate", "overrides", "origins", "config_files"}
-LIGHTNING = {"callbacks", "loggers", "weights"}  # weights are tensors; train.py imports them after validation
+HYDRA = {"compose", "validate", "overrides", "origins", "config_files", "evaluation_config"}
+LIGHTNING = {
+    "callbacks",
+    "dry",
+    "loggers",
+    "progress",
+    "weights",
+}  # weights are tensors; train.py imports them after validation
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; the exit status is 0 when all is well, 1 on a problem, 2 on a wrong command line."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes what stands before the first option; overrides may also come after it.
+    if rest and ("overrides" not in arguments or any(word.startswith("--") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     run: Command = arguments.run
     try:
         return run(arguments)
@@ -55,15 +61,39 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--root", choices=("train", "evaluate"), default="train")
 
     compare = command("compare", _compare, "runs side by side: statistics over seeds and the keys that differ")
-    compare.add_argument("runs", nargs="+", type=Path, help="run folders, or folders of runs")
+    compare.add_argument("runs", nargs="*", type=Path, help="run folders, or folders of runs")
+    compare.add_argument("--sweep", help="all trainings of a sweep: its folder, or its name below runs/sweeps")
     compare.add_argument("--metric", action="append", help="name in summary.json, * allowed; may be repeated")
     compare.add_argument("--where", action="append", default=[], help="such as 'model.depth>=7'; may be repeated")
     compare.add_argument("--sort", help="metric or key to order by; --sort=-name for largest first")
     compare.add_argument("--format", choices=("text", "md", "csv", "json", "html"), default="text")
     compare.add_argument("--out", type=Path, help="write to a file instead of the terminal")
 
-    report = command("report", _report, "(re)build report.html of a run or an evaluation")
-    report.add_argument("run_dir", nargs="+", type=Path, metavar="run")
+    report = command("report", _report, "(re)build report.html of a run, an evaluation or a sweep")
+    report.add_argument("run_dir", nargs="+", type=Path, metavar="folder")
+
+    sweep = command("sweep", _sweep, "search configurations; starting it again continues it")
+    sweep.add_argument("name", help="a file of conf/sweep, or the path of one")
+    sweep.add_argument("overrides", nargs="*", help="sweep.trials=9 changes the search, others go to every training")
+    sweep.add_argument("--folder", type=Path, help="where everything goes (default: runs/sweeps/<name>)")
+    sweep.add_argument("--name", dest="rename", help="another name, for a changed search")
+    sweep.add_argument("--resume", action="store_true", help="continue only: an error if there is nothing")
+    sweep.add_argument("--retry-failed", action="store_true", help="train the failed trials again, as new ones")
+    sweep.add_argument("--add-trials", type=int, default=0, metavar="N", help="N more than asked before")
+    sweep.add_argument("--status", action="store_true", help="only print the table of trials")
+    sweep.add_argument("--check", action="store_true", help="only check every point, and say how many there are")
+    sweep.add_argument("--wandb", action="store_true", help="only write the same search for wandb's agents")
+
+    verify = command("verify", _verify, "say what has changed since a run: code, data, packages")
+    verify.add_argument("run_dir", type=Path, metavar="run")
+
+    rerun = command("rerun", _rerun, "train a run again from its folder, and say whether the numbers agree")
+    rerun.add_argument("run_dir", type=Path, metavar="run")
+    rerun.add_argument("overrides", nargs="*", help="as after train.py, such as run_dir=runs/again")
+
+    sync = command("sync", _sync, "replay runs into a dashboard, once")
+    sync.add_argument("runs", nargs="+", type=Path, help="run folders, or folders of runs")
+    sync.add_argument("--to", choices=("wandb", "trackio", "tensorboard"), required=True)
 
     board = command("board", _board, "open the local dashboard of all runs")
     board.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
@@ -98,6 +128,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     from nissl.runs.compose import conf_dir
     from nissl.runs.origins import ConfigTree
     from nissl.runs.problems import report
+    from nissl.runs.sweep_check import check_sweeps
     from nissl.runs.validate import check_overrides, validate_all
 
     tree = ConfigTree(conf_dir())
@@ -105,6 +136,8 @@ def _validate(arguments: argparse.Namespace) -> int:
         if arguments.overrides:
             raise ValueError("--all checks everything in conf/ and takes no overrides")
         count, problems = validate_all(tree)
+        num_sweeps, wrong_sweeps = check_sweeps(tree)
+        count, problems = count + num_sweeps, problems + wrong_sweeps
         done = f"{count} configurations in {tree.folder} are valid"
     else:
         problems = check_overrides(arguments.root, arguments.overrides, tree, arguments.multirun)
@@ -127,7 +160,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     from nissl.runs.compare import compare
     from nissl.runs.tables import render
 
-    comparison = compare(arguments.runs, arguments.metric, arguments.where, arguments.sort)
+    runs = list(arguments.runs)
+    if arguments.sweep:
+        folder = Path(arguments.sweep)
+        runs.append((folder if folder.is_dir() else Path("runs/sweeps") / arguments.sweep) / "trials")
+    if not runs:
+        raise ValueError("name run folders, or --sweep <name>")
+    comparison = compare(runs, arguments.metric, arguments.where, arguments.sort)
     text = render(comparison, arguments.format)
     if arguments.out is None:
         print(text, end="")
@@ -141,8 +180,95 @@ def _report(arguments: argparse.Namespace) -> int:
     from nissl.runs.report import build_report
 
     for folder in arguments.run_dir:
-        print(build_report(folder))
+        if (folder / "sweep.yaml").exists():
+            from nissl.runs.sweep_report import build_sweep_report
+
+            print(build_sweep_report(folder))
+        else:
+            print(build_report(folder))
     return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from nissl.runs.sweep_check import checked_spec
+    from nissl.runs.sweep_export import wandb_sweep
+
+    spec = checked_spec(arguments.name, arguments.overrides, arguments.rename)
+    folder = (arguments.folder or Path("runs/sweeps") / spec.name).resolve()
+    if arguments.check:
+        print(f"{spec.num_trials} trials of {len(spec.parts())} trainings each are valid")
+        return 0
+    if arguments.wandb:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "wandb_sweep.yaml"
+        file.write_text(wandb_sweep(spec))
+        print(f"{file}\nwandb sweep {file}   then, in this clone: wandb agent <what it prints>")
+        return 0
+    if (arguments.resume or arguments.status) and not (folder / "study.db").exists():
+        raise ValueError(f"no sweep to continue in {folder}: leave out --resume, or name its --folder")
+    from nissl.runs.executors import build_executor
+    from nissl.runs.sweep import Sweep, open_study
+    from nissl.runs.sweep_display import status_table
+    from nissl.runs.sweep_report import build_sweep_report
+
+    if arguments.status:
+        study = open_study(folder, spec.name, spec.objective["direction"])
+        print(status_table(study, spec.num_trials + int(study.user_attrs.get("extra", 0))), end="")
+        return 0
+    sweep = Sweep(spec, folder, build_executor(spec.executor, folder))
+    print(f"{spec.num_trials} trials of {len(spec.parts())} trainings each in {folder}", flush=True)
+    try:
+        sweep.run(arguments.add_trials, arguments.retry_failed)
+    finally:
+        print(f"Report: {build_sweep_report(folder)}", flush=True)
+    print(status_table(sweep.study, sweep.target), end="")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from nissl.runs.compose import read_config
+    from nissl.runs.drift import verify
+    from nissl.runs.migration import relocated_files
+
+    moved = relocated_files(arguments.run_dir, read_config(arguments.run_dir), data_root())
+    found = verify(arguments.run_dir, moved)
+    print(*found, sep="\n", end="\n" if found else "")
+    wrong = sum(drift.matters for drift in found)
+    print(f"{wrong} differences can change the numbers" if wrong else "nothing that can change the numbers has changed")
+    return 1 if wrong else 0
+
+
+def _rerun(arguments: argparse.Namespace) -> int:
+    import subprocess
+
+    from nissl.runs.compose import conf_dir
+    from nissl.runs.folder import new_name
+    from nissl.runs.rerun import agreement, rerun_overrides
+
+    chosen = [text.partition("=")[2] for text in arguments.overrides if text.startswith("run_dir=")]
+    folder = Path(chosen[-1] if chosen else Path("runs") / new_name()).expanduser().resolve()
+    more = arguments.overrides if chosen else [*arguments.overrides, f"run_dir={folder}"]
+    overrides = rerun_overrides(arguments.run_dir, more)
+    done = subprocess.run([sys.executable, str(conf_dir().parent / "train.py"), *overrides])
+    if done.returncode != 0:
+        return done.returncode
+    answer = agreement(arguments.run_dir, folder)
+    print(answer)
+    return 1 if answer.different else 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from nissl.runs.compare import find_runs
+    from nissl.runs.sync import sync
+
+    failed = 0
+    for folder in find_runs(arguments.runs):
+        try:
+            print(sync(folder, arguments.to), flush=True)
+        except ValueError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _board(arguments: argparse.Namespace) -> int:

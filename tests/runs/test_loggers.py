@@ -19,7 +19,7 @@ import sys, numpy as np
 from nissl.evaluators.result import Figure
 from nissl.runs.loggers import Sink, TrackioLogger
 for step in (0, 1):
-    sink = Sink(TrackioLogger("nissl", "first", sys.argv[1]), "trackio")
+    sink = Sink(TrackioLogger("nissl", "first", "seeds", sys.argv[1]), "trackio")
     sink.log_hyperparams({"model/depth": 3})
     sink.log_metrics({"train/loss": 2.0 - step, "epoch": step}, step)
     sink.log_figure("picture", Figure.from_array(np.zeros((4, 5, 3), np.uint8), "black"), step)

@@ -11,7 +11,9 @@ import pytest
 from nissl.runs.executors import LocalExecutor, SlurmExecutor
 from nissl.runs.folder import read_json
 from nissl.runs.search_space import SearchSpec
-from nissl.runs.sweep import Sweep, objective, open_study, spread, status_table
+from nissl.runs.sweep import Sweep, draw_point, objective, open_study
+from nissl.runs.sweep_display import spread, status_table
+from nissl.runs.sweep_report import build_sweep_report
 
 PROGRAM = [sys.executable, str(Path(__file__).parent / "toy_program.py")]
 CONTROLLER = """
@@ -63,7 +65,7 @@ def test_the_objective_is_the_mean_over_seeds_then_over_data_sets(whole: Path) -
             x = trial.params["x"]
             assert trial.value == pytest.approx((x - 2) ** 2 + 0.5 + 5.0)
             parts = [
-                read_json(whole / f"trials/{trial.number:04d}/{d}-seed{s}/summary.json")["val/loss/last"]
+                read_json(whole / f"trials/{trial.number:04d}-{d}-seed{s}/summary.json")["val/loss/last"]
                 for d in "ab"
                 for s in (0, 1)
             ]
@@ -92,7 +94,7 @@ def test_a_controller_killed_in_the_middle_resumes_to_the_same_trials(whole: Pat
     assert start_controller(folder).wait(timeout=120) == 0
     assert outcome(folder) == outcome(whole)
     complete = {f"{t.number:04d}" for t in trials(folder) if t.state.name == "COMPLETE"}
-    starts = [path.read_text().count("start") for path in folder.glob("trials/*/*/starts.txt")]
+    starts = [path.read_text().count("start") for path in folder.glob("trials/*/starts.txt")]
     assert len(starts) >= 4 * len(complete) and set(starts) == {1}, "no training was repeated"
 
 
@@ -152,7 +154,7 @@ def test_a_hopeless_trial_is_pruned_on_its_first_training(tmp_path: Path) -> Non
     )
     Sweep(spec, tmp_path / "s", LocalExecutor(1), PROGRAM).run()
     assert [t.state.name for t in trials(tmp_path / "s")] == ["COMPLETE", "COMPLETE", "PRUNED"]
-    assert not (tmp_path / "s/trials/0002/b-seed0").exists()
+    assert not (tmp_path / "s/trials/0002-b-seed0").exists()
 
 
 def test_the_same_sweep_runs_through_submitit(whole: Path, tmp_path: Path) -> None:
@@ -161,3 +163,24 @@ def test_the_same_sweep_runs_through_submitit(whole: Path, tmp_path: Path) -> No
     Sweep(spec, tmp_path / "s", executor, PROGRAM).run()
     assert [t.value for t in trials(tmp_path / "s")] == [6.5, 5.5]
     assert "2 complete" in status_table(open_study(tmp_path / "s", "toy", "minimize"), 2)
+
+
+def test_a_sweep_has_a_report_with_its_numbers_beside_it(whole: Path) -> None:
+    text = build_sweep_report(whole).read_text()
+    assert "Parallel coordinates" in text and "Importance" in text and "ValueError: five" in text
+    assert "python train.py pause=0.01 dataset=a x=2 seed=0" in text and "https://" not in text
+    header, *rows = [line.split(",") for line in (whole / "trials.csv").read_text().splitlines()]
+    assert header == ["trial", "state", "x", "val/loss/last", "sd over seeds", "mean on a", "mean on b"]
+    assert [float(cell) for cell in rows[0][2:]] == pytest.approx([2, 5.5, 0.5**0.5, 0.5, 10.5])
+    assert (whole / "importance.csv").read_text() == "key,importance\nx,1.0\n"
+
+
+def test_a_controller_killed_between_asking_and_recording_goes_on_with_the_same_point(tmp_path: Path) -> None:
+    small = {"space": {"x": {"low": 0.0, "high": 4.0}, "y": {"low": 1, "high": 9}}, "datasets": None, "seeds": [0]}
+    spec = grid(**small, sampler={"name": "random", "seed": 3}, base=["pause=0.0", "dataset=a"], trials=2)
+    Sweep(spec, tmp_path / "whole", LocalExecutor(1), PROGRAM).run()
+    cut = Sweep(spec, tmp_path / "cut", LocalExecutor(1), PROGRAM)
+    cut.study.enqueue_trial(draw_point(spec, cut.study, 0))
+    cut.study.ask()  # no parameter is recorded yet
+    released(tmp_path / "cut", spec)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")

@@ -57,16 +57,21 @@ class EpochSampler(Sampler[Draw]):
         epoch_length: draws per epoch.
         seed: run seed.
         epoch: the first epoch to serve; the trainer moves it on through `set_epoch`.
+        rank: which of `world_size` processes this is; each takes every world_size-th draw of the epoch.
     """
 
-    def __init__(self, length: int, epoch_length: int, seed: int, epoch: int = 0) -> None:
+    def __init__(
+        self, length: int, epoch_length: int, seed: int, epoch: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        assert epoch_length % world_size == 0
         self.length, self.epoch_length, self.seed, self.epoch = length, epoch_length, seed, epoch
+        self.rank, self.world_size = rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.epoch_length
+        return self.epoch_length // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
         first = self.epoch * self.epoch_length
@@ -74,7 +79,8 @@ class EpochSampler(Sampler[Draw]):
         passes = positions // self.length
         order = {int(p): np.random.default_rng([self.seed, 0, int(p)]).permutation(self.length) for p in set(passes)}
         seeds = np.random.default_rng([self.seed, 1, self.epoch]).integers(0, 2**62, size=self.epoch_length)
-        for position, which_pass, seed in zip(positions, passes, seeds, strict=True):
+        own = slice(self.rank, None, self.world_size)
+        for position, which_pass, seed in zip(positions[own], passes[own], seeds[own], strict=True):
             yield Draw(int(order[int(which_pass)][position % self.length]), int(seed))
 
 
@@ -83,7 +89,7 @@ class DataModule(pl.LightningDataModule):
 
     Args:
         source: the data set.
-        batch_size: examples per batch, in all three loaders.
+        batch_size: examples per batch and process, in all three loaders.
         num_workers: loader processes; the data do not depend on it.
         seed: seed of order and augmentation.
         batches_per_epoch: length of a training epoch in batches; null: one pass, the incomplete last batch dropped.
@@ -108,14 +114,20 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = self.source.split("train")
         length = len(dataset)  # type: ignore[arg-type]
-        if length < self.batch_size:
+        # After the training, evaluators of the first process see the whole split.
+        trainer = self.trainer
+        is_divided = trainer is not None and trainer.training
+        rank, world_size = (trainer.global_rank, trainer.world_size) if is_divided else (0, 1)  # type: ignore[union-attr]
+        if length < self.batch_size * world_size:
             raise ValueError(
-                f"the training split has {length} examples, fewer than loader.batch_size={self.batch_size}: "
-                f"an epoch would be empty. Pass loader.batch_size={max(length, 1)} or less."
+                f"the training split has {length} examples, fewer than loader.batch_size={self.batch_size} for each of "
+                f"{world_size} processes: an epoch would be empty. "
+                f"Pass loader.batch_size={max(length // world_size, 1)} or less."
             )
         # Incomplete batches are dropped: batch statistics and contrastive losses change with the batch size.
-        batches = self.batches_per_epoch or length // self.batch_size
-        sampler = EpochSampler(length, batches * self.batch_size, self.seed, self._epoch)
+        per_step = self.batch_size * world_size
+        batches = self.batches_per_epoch or length // per_step
+        sampler = EpochSampler(length, batches * per_step, self.seed, self._epoch, rank, world_size)
         return self._loader(dataset, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:

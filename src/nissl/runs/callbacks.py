@@ -1,4 +1,4 @@
-"""What a training writes by itself: metrics.jsonl, checkpoints, progress lines; and the random state it resumes with.
+"""What a training writes by itself: metrics.jsonl and checkpoints; and the random state it resumes with.
 
 Checkpoints are taken at the end of epochs only. There, and only there, the state is whole: no half-summed epoch
 metric, no half-used order of the data. Whatever kills a run, it goes on from the last whole epoch and ends with the
@@ -56,8 +56,20 @@ class LocalRecord(Logger):
             "time": time.time(),
             **{key: value if np.isfinite(value) else None for key, value in values.items()},
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("ab") as file:
+                # A line cut short by a kill or a full disk must not swallow the one after it.
+                start = b"" if self._is_whole() else b"\n"
+                file.write(start + json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; free space and repeat with resume=auto", self.path) from None
+
+    def _is_whole(self) -> bool:
+        if not self.path.exists() or not self.path.stat().st_size:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -91,7 +103,17 @@ class Checkpoints(Checkpoint):
             self.best = float(value)
             self._pending.append("best.ckpt")
         self._pending.append("last.ckpt")
-        trainer.save_checkpoint(folder / "next.ckpt.tmp")
+        try:
+            trainer.save_checkpoint(folder / "next.ckpt.tmp")
+        except OSError as error:
+            (folder / "next.ckpt.tmp").unlink(missing_ok=True)
+            self._pending = []
+            raise OSError(
+                error.errno,
+                f"{error.strerror} while writing a checkpoint; last.ckpt is that of the epoch before: free space and "
+                "repeat with resume=auto",
+                folder,
+            ) from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._publish(trainer)
@@ -161,41 +183,3 @@ class RandomState(Callback):
         np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
-
-
-class Progress(Callback):
-    """A plain line of step, time and metrics, at most every so many seconds and after each validation.
-
-    Args:
-        every_seconds: shortest time between two lines during an epoch.
-    """
-
-    def __init__(self, every_seconds: float = 10.0) -> None:
-        self.every_seconds = every_seconds
-        self._last = self._started = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = self._last = time.monotonic()
-        count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
-        print(f"Training {type(pl_module).__name__}: {count:,} parameters on {pl_module.device}", flush=True)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if time.monotonic() - self._last >= self.every_seconds:
-            self._line(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit" and time.monotonic() - self._last >= min(2.0, self.every_seconds):
-            self._line(trainer)
-
-    def _line(self, trainer: pl.Trainer) -> None:
-        self._last = time.monotonic()
-        metrics = {
-            key: float(value)
-            for key, value in trainer.callback_metrics.items()
-            if key.startswith(("train/", "val/")) and not key.endswith(("_step", "_epoch"))
-        }
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:6])
-        print(
-            f"  epoch {trainer.current_epoch}  step {trainer.global_step}  {self._last - self._started:.0f} s  {shown}",
-            flush=True,
-        )

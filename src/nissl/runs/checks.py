@@ -33,7 +33,7 @@ ARGUMENTS_OF = {"loader": "nissl.datasets.datamodule.DataModule"}
 BESIDE_ARGUMENTS = {"model": {"weights"}}
 CHOICES = {"weights_to_evaluate": ("best", "last")}
 # Filled in when the run starts, so null is no wrong type for what refers to them.
-FILLED_AT_START = ("run_dir", "run_id")
+FILLED_AT_START = ("run_dir", "run_id", "group")
 
 Where = Callable[[str], str]
 

@@ -24,7 +24,14 @@ def clear_errors(root: str) -> Iterator[None]:
     try:
         from nissl.runs.validate import check_command_line
 
-        check_command_line(root, sys.argv[1:])
+        is_dry = root == "train" and "--dry" in sys.argv
+        arguments = [text for text in sys.argv[1:] if text != "--dry"]
+        check_command_line(root, arguments)
+        if is_dry:
+            from nissl.runs.dry import dry_run
+
+            print(dry_run(arguments))
+            sys.exit(0)
         yield
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

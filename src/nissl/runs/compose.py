@@ -9,14 +9,13 @@ import copy
 import hashlib
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG_FORMAT = 1
@@ -31,6 +30,7 @@ RUN_ONLY_KEYS = (
     "resume",
     "logger",
     "question",
+    "group",
     "run",
     "num_workers",
 )
@@ -165,42 +165,6 @@ def read_config(folder: Path) -> DictConfig:
     return OmegaConf.create(values)
 
 
-def compose_evaluation(overrides: list[str]) -> DictConfig:
-    """The configuration of evaluate.py, not resolved.
-
-    With `run=<folder>` the run's own configuration is taken and only what the overrides name is replaced: a group
-    (`evaluator=[knn]`, `dataset=...`) is composed afresh, a value (`dataset.test_path=...`) is set.
-
-    Raises:
-        ValueError: if the run cannot be read or an override names a key that its configuration does not have.
-    """
-    folder = next((text.split("=", 1)[1] for text in overrides if text.startswith("run=")), None)
-    if folder in (None, "null"):
-        return compose_config("evaluate", overrides)
-    groups: list[Override] = []
-    values: list[Override] = []
-    for override in OverridesParser.create().parse_overrides(overrides):
-        is_group = (conf_dir() / override.key_or_group).is_dir() and "." not in override.key_or_group
-        (groups if is_group else values).append(override)
-    fresh = compose_config("evaluate", [str(override.input_line) for override in groups])
-    recorded = read_config(Path(folder).expanduser())
-    config = OmegaConf.merge(recorded, {"run": str(Path(folder).expanduser().resolve())})
-    assert isinstance(config, DictConfig)
-    # Where the evaluation goes and who watches is decided anew; what is measured is the run's.
-    for key in ("run_dir", "run_id", "runs_dir", "data_root", "logger", "trainer"):
-        config[key] = fresh.get(key)
-    for override in groups:
-        config[override.key_or_group] = fresh[override.key_or_group]
-    for override in values:
-        if OmegaConf.select(config, override.key_or_group, default=_MISSING) is _MISSING:
-            raise ValueError(f"override {override.input_line!r}: the run's configuration has no such key")
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
-    return config
-
-
-_MISSING = object()
-
-
 def instantiate(node: Any, **kwargs: Any) -> Any:
     """`hydra.utils.instantiate`, for classes under the allowed packages only.
 
@@ -232,6 +196,13 @@ def targets(node: Any) -> list[str]:
     if isinstance(node, list):
         return [target for value in node for target in targets(value)]
     return []
+
+
+def task_overrides() -> list[str]:
+    """The overrides of this run: of its own point inside a grid."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def grid_folder() -> Path | None:

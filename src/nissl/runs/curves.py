@@ -13,6 +13,7 @@ _WIDTH, _HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 26
 _MAX_POINTS = 500  # more than a pixel each
 _PHASES = ("train", "val", "test")
+NUM_COLOURS = 8  # of the page's style; more lines than that repeat them
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ def charts(rows: Iterable[dict[str, Any]], bookkeeping: Iterable[str] = ("step",
     """
     from markupsafe import Markup
 
+    series = by_metric(rows, bookkeeping)
+    grouped: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for name in sorted(series, key=lambda name: (name.startswith("system/"), name)):
+        phase, _, what = name.partition("/")
+        title = what if phase in _PHASES and what else name
+        grouped.setdefault(title, {})[name] = series[name]
+    return [Chart(title, list(lines), Markup(svg(lines))) for title, lines in grouped.items()]
+
+
+def by_metric(
+    rows: Iterable[dict[str, Any]], bookkeeping: Iterable[str] = ("step", "epoch", "time")
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Metric -> (steps, values) of rows of metrics.jsonl."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
         for name, value in row.items():
@@ -39,20 +53,15 @@ def charts(rows: Iterable[dict[str, Any]], bookkeeping: Iterable[str] = ("step",
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(float(row["step"]))
                 values.append(float(value))
-    grouped: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for name in sorted(series, key=lambda name: (name.startswith("system/"), name)):
-        phase, _, what = name.partition("/")
-        title = what if phase in _PHASES and what else name
-        x, y = (np.array(part) for part in series[name])
-        grouped.setdefault(title, {})[name] = (x, y)
-    return [Chart(title, list(lines), Markup(svg(lines))) for title, lines in grouped.items()]
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in series.items()}
 
 
-def svg(lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def svg(lines: dict[str, tuple[np.ndarray, np.ndarray]], colours: dict[str, int] | None = None) -> str:
     """Curves over one pair of axes; the y axis is logarithmic where positive values span more than a factor of 100.
 
     Args:
         lines: name -> (x, y), x ascending.
+        colours: name -> number of its colour; default: in order.
     """
     x_all = np.concatenate([x for x, _ in lines.values()])
     y_all = np.concatenate([y for _, y in lines.values()])
@@ -60,9 +69,9 @@ def svg(lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     if not len(finite):
         return f'<svg viewBox="0 0 {_WIDTH} 40" role="img"><text x="8" y="24">no finite value</text></svg>'
     logarithmic = bool(finite.min() > 0 and finite.max() / finite.min() > 100)
-    x_low, x_high = _widened(float(x_all.min()), float(x_all.max()))
+    x_low, x_high = widened(float(x_all.min()), float(x_all.max()))
     scaled = np.log10(finite) if logarithmic else finite
-    y_low, y_high = _widened(float(scaled.min()), float(scaled.max()))
+    y_low, y_high = widened(float(scaled.min()), float(scaled.max()))
 
     def place(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         across = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
@@ -70,28 +79,29 @@ def svg(lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
         return across, down
 
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{", ".join(map(_escaped, lines))} over step">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{", ".join(map(escaped, lines))} over step">'
     ]
-    for tick in _ticks(y_low, y_high):
+    for tick in ticks(y_low, y_high):
         _, (down,) = place(np.zeros(1), np.array([tick]))
-        label = _label(10**tick if logarithmic else tick)
+        text = label(10**tick if logarithmic else tick)
         parts.append(f'<line class="gridline" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{down + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in _ticks(x_low, x_high, 4):
+        parts.append(f'<text x="{_LEFT - 5}" y="{down + 4:.1f}" text-anchor="end">{text}</text>')
+    for tick in ticks(x_low, x_high, 4):
         (across,), _ = place(np.array([tick]), np.zeros(1))
-        parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{_label(tick)}</text>')
+        parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{label(tick)}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')
     for index, (name, (x, y)) in enumerate(lines.items()):
+        colour = (index if colours is None else colours[name]) % NUM_COLOURS
         shown = np.where(y > 0, y, np.nan) if logarithmic else y
         across, down = place(x, np.log10(shown) if logarithmic else shown)
         for piece_x, piece_y in _pieces(*_thinned(across, down)):
-            title = f"<title>{_escaped(name)}</title>"
+            title = f"<title>{escaped(name)}</title>"
             if len(piece_x) == 1:
-                circle = f'<circle class="f{index % 5}" cx="{piece_x[0]:.1f}" cy="{piece_y[0]:.1f}" r="2.5">'
+                circle = f'<circle class="f{colour}" cx="{piece_x[0]:.1f}" cy="{piece_y[0]:.1f}" r="2.5">'
                 parts.append(f"{circle}{title}</circle>")
             else:
                 points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(piece_x, piece_y, strict=True))
-                parts.append(f'<polyline class="series s{index % 5}" points="{points}">{title}</polyline>')
+                parts.append(f'<polyline class="series s{colour}" points="{points}">{title}</polyline>')
     return "".join([*parts, "</svg>"])
 
 
@@ -117,7 +127,7 @@ def _pieces(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
             yield x[piece], y[piece]
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def widened(low: float, high: float) -> tuple[float, float]:
     """Limits with room for a flat line."""
     if low == high:
         room = abs(low) * 0.1 or 1.0
@@ -125,7 +135,7 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low, high
 
 
-def _ticks(low: float, high: float, count: int = 5) -> np.ndarray:
+def ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     """Round numbers inside the limits."""
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
@@ -134,7 +144,7 @@ def _ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     return ticks if len(ticks) else np.array([low])
 
 
-def _label(value: float) -> str:
+def label(value: float) -> str:
     if value == 0 or abs(value) < 1e-12:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-3:
@@ -142,7 +152,7 @@ def _label(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     from markupsafe import escape
 
     return str(escape(text))

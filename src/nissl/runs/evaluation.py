@@ -50,6 +50,8 @@ def evaluate(evaluators: dict[str, Evaluator], task: Any, data: Any, run: RunFol
             sink.log_metrics(dict(result.scalars), step)
             for label, figure in result.figures.items():
                 sink.log_figure(f"{name}/{label}", figure, step)
+            for label, rows in result.tables.items():
+                sink.log_table(f"{name}/{label}", rows, step)
         for note in result.notes:
             print(f"  note: {note}", flush=True)
     return scalars

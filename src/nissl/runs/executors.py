@@ -37,22 +37,29 @@ class LocalExecutor:
 
     Args:
         parallel: trainings at a time.
+        gpus: how many there are; each training sees one, the trainings in turn. 0: all see what the controller sees.
     """
 
-    def __init__(self, parallel: int = 1) -> None:
+    def __init__(self, parallel: int = 1, gpus: int = 0) -> None:
         if parallel < 1:
             raise ValueError(f"executor.parallel must be at least 1, came {parallel}")
-        self.parallel = parallel
+        self.parallel, self.gpus = parallel, gpus
+        self._handles: list[LocalHandle | None] = [None] * parallel
 
     def submit(self, command: list[str], log: Path) -> Handle:
         threads = max(1, len(os.sched_getaffinity(0)) // self.parallel)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        slot = next((i for i, handle in enumerate(self._handles) if handle is None or handle.poll() is not None), 0)
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
         with log.open("ab") as file:
             # A session of its own: Ctrl-C reaches the controller, which then stops its trainings in order.
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
-        return LocalHandle(process)
+        handle = LocalHandle(process)
+        self._handles[slot] = handle
+        return handle
 
 
 class LocalHandle:

@@ -13,6 +13,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import signal
 import socket
@@ -26,13 +27,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from nissl.runs.compose import config_hash, read_config, resolve
-from nissl.runs.provenance import code_diff, provenance
+from nissl.runs.compose import conf_dir, config_hash, read_config, resolve, task_overrides
+from nissl.runs.provenance import code_diff, fingerprint, provenance
 
 if TYPE_CHECKING:
     from nissl.runs.loggers import Sink
 
 Kind = Literal["training", "evaluation"]
+_RESERVE_BYTES = 1 << 18
+_PROCESS_FOLDER, _PROCESS_CHECKPOINT = "NISSL_RUN_FOLDER", "NISSL_RUN_CHECKPOINT"
 
 
 class Preempted(BaseException):
@@ -51,12 +54,16 @@ class RunFolder:
         cfg: the resolved configuration, as in its config.yaml.
         resume_from: checkpoint to continue from, or None.
         sinks: dashboards, closed when the run ends, however it ends.
+        is_main: False in the further processes of a distributed training, which write nothing.
     """
 
-    def __init__(self, path: Path, cfg: DictConfig, kind: Kind, resume_from: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, cfg: DictConfig, kind: Kind, resume_from: Path | None = None, is_main: bool = True
+    ) -> None:
         self.path, self.cfg, self.kind, self.resume_from = path, cfg, kind, resume_from
+        self.is_main = is_main
         self.sinks: list[Sink] = []
-        self._lock = lock(path)
+        self._lock = lock(path) if is_main else None
         self._started = time.time()
         self._previous_handlers: dict[int, Any] = {}
 
@@ -72,6 +79,8 @@ class RunFolder:
             ValueError: if `run_dir` exists and is not to be resumed, or another process is writing it.
             AlreadyFinished: if `run_dir` with `resume=auto` has finished.
         """
+        if _PROCESS_FOLDER in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+            return cls._join(Path(os.environ[_PROCESS_FOLDER]))
         resolved = resolve(cfg)
         parent = parent or Path(resolved.runs_dir)
         folder = Path(resolved.run_dir) if resolved.run_dir else None
@@ -81,6 +90,12 @@ class RunFolder:
             checkpoint = resumed / "checkpoints" / "last.ckpt"
             return cls(resumed, _placed(cfg, resumed, run_id), "training", checkpoint if checkpoint.exists() else None)
         return cls._create(folder or parent / new_name(), cfg, "training")
+
+    @classmethod
+    def _join(cls, folder: Path) -> RunFolder:
+        """The folder of the first process, in a further process that it has started."""
+        checkpoint = os.environ.get(_PROCESS_CHECKPOINT)
+        return cls(folder, read_config(folder), "training", Path(checkpoint) if checkpoint else None, is_main=False)
 
     @classmethod
     def start_evaluation(cls, cfg: DictConfig) -> RunFolder:
@@ -95,7 +110,11 @@ class RunFolder:
 
     @classmethod
     def _create(cls, folder: Path, cfg: DictConfig, kind: Kind) -> RunFolder:
-        placed = _placed(cfg, folder, folder.name)
+        # Dashboards know a run by this name alone: a folder that a person named needs something nobody else has.
+        run_id = folder.name if _is_new_name(folder.name) else f"{folder.name}-{secrets.token_hex(3)}"
+        if os.environ.get("WANDB_SWEEP_ID"):  # started by a wandb agent, which waits for the run it named
+            run_id = os.environ.get("WANDB_RUN_ID", run_id)
+        placed = _placed(cfg, folder, run_id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir(exist_ok=False)
@@ -106,13 +125,20 @@ class RunFolder:
             ) from None
         run = cls(folder, placed, kind)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(placed))
-        write_text(folder / "overrides.txt", "".join(f"{text}\n" for text in sys.argv[1:]))
+        write_text(folder / "overrides.txt", "".join(f"{text}\n" for text in task_overrides()))
         return run
 
     def __enter__(self) -> RunFolder:
+        if not self.is_main:
+            return self
+        # Lightning starts the further processes of a distributed training with this environment.
+        os.environ[_PROCESS_FOLDER] = str(self.path.resolve())
+        os.environ[_PROCESS_CHECKPOINT] = str(self.resume_from or "")
         (self.path / "checkpoints").mkdir(exist_ok=True)
         (self.path / "figures").mkdir(exist_ok=True)
         self.set_status("running")
+        # Given back when the run ends: on a full disk it is what status.json is written with.
+        (self.path / ".reserve").write_bytes(bytes(_RESERVE_BYTES))
         for number in (signal.SIGTERM, signal.SIGUSR1):
             self._previous_handlers[number] = signal.signal(number, _raise_preempted)
         return self
@@ -120,10 +146,14 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._lock is None:
+            return
+        for name in (_PROCESS_FOLDER, _PROCESS_CHECKPOINT):
+            os.environ.pop(name, None)
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        for sink in self.sinks:
-            sink.close("success" if error is None else "failed")
+        (self.path / ".reserve").unlink(missing_ok=True)
+        self._close_sinks(error is None)
         if error is None:
             self.set_status("finished")
         elif reason := _interruption(error):
@@ -132,6 +162,17 @@ class RunFolder:
             self.set_status("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
         self.update_provenance(ended=time.time())
         os.close(self._lock)
+
+    def _close_sinks(self, is_finished: bool) -> None:
+        """Give the dashboards the final numbers and the best weights, and end them."""
+        summary, names = self.path / "summary.json", ("best.ckpt", "last.ckpt")
+        files = [path for name in names if (path := self.path / "checkpoints" / name).exists()]
+        for sink in self.sinks:
+            if summary.exists():
+                sink.log_summary(read_json(summary))
+            if is_finished and files:
+                sink.log_checkpoint(files[0], fingerprint(files[0])["blake2b"])
+            sink.close("success" if is_finished else "failed")
 
     def set_status(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write status.json."""
@@ -151,16 +192,32 @@ class RunFolder:
 
     def record_provenance(self, data_files: list[Path], data_note: str = "") -> None:
         """Write provenance.json and git.diff; of a resumed run, add a session to the one there."""
+        if not self.is_main:
+            return
         diff = code_diff()
         if diff:
             write_text(self.path / "git.diff", diff)
         record = provenance(self.cfg, data_files, diff)
+        if self.kind == "training":
+            record["changed"] = _changed(task_overrides())
         before = read_json(self.path / "provenance.json") if (self.path / "provenance.json").exists() else {}
         sessions = before.get("sessions", []) + [{"started": self._started, "command": record["command"]}]
         write_json(
             self.path / "provenance.json",
             {**record, "config_hash": config_hash(self.cfg), "sessions": sessions, "started": sessions[0]["started"]},
         )
+
+    def open_sinks(self) -> list[Sink]:
+        """Start the dashboards of the configuration; they are closed when the run ends."""
+        from nissl.runs.loggers import build_sinks
+
+        self.sinks = build_sinks(self.cfg) if self.is_main else []
+        return self.sinks
+
+    def end_unless_main(self) -> None:
+        """Further processes of a distributed training are done when it is; the first one evaluates and reports."""
+        if not self.is_main:
+            sys.exit(0)
 
     def update_provenance(self, **values: Any) -> None:
         """Add to provenance.json, if it has been written."""
@@ -171,9 +228,28 @@ class RunFolder:
 
 def _placed(cfg: DictConfig, folder: Path, run_id: str) -> DictConfig:
     """The configuration resolved with its own folder and name, which loggers refer to."""
-    placed = OmegaConf.merge(cfg, {"run_dir": str(folder.resolve()), "run_id": run_id})
+    placed = OmegaConf.merge(
+        cfg, {"run_dir": str(folder.resolve()), "run_id": run_id, "group": cfg.get("group") or _experiment()}
+    )
     assert isinstance(placed, DictConfig)
     return resolve(placed)
+
+
+def _changed(overrides: list[str]) -> list[dict[str, str]]:
+    """What differs from the defaults, for the report; nothing outside a clone, where there are no files to compare."""
+    from nissl.runs.origins import ConfigTree, changed_keys, parse_overrides
+
+    try:
+        tree = ConfigTree(conf_dir())
+        return changed_keys(tree.compose("train", parse_overrides(overrides)))
+    except ValueError:
+        return []
+
+
+def _experiment() -> str:
+    """The experiment named on the command line, by which dashboards group its seeds."""
+    named = [text.partition("=")[2] for text in task_overrides() if text.startswith("experiment=")]
+    return named[-1] if named else "runs"
 
 
 def _find_resumable(cfg: DictConfig, folder: Path | None, parent: Path) -> Path | None:
@@ -258,6 +334,10 @@ def is_locked(folder: Path) -> bool:
 def new_name() -> str:
     """Time for people, a random part against two runs in one second."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(4)}"
+
+
+def _is_new_name(name: str) -> bool:
+    return re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{8}", name) is not None
 
 
 def _raise_preempted(number: int, frame: FrameType | None) -> None:

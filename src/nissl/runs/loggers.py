@@ -13,6 +13,7 @@ import os
 import socket
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -34,14 +35,15 @@ class TrackioLogger(Logger):
     Args:
         project: groups runs in one page.
         name: name of the run; a resumed run continues it.
+        group: runs that the page shows together.
         folder: where the data lie; `nissl board` serves it.
     """
 
-    def __init__(self, project: str, name: str, folder: str) -> None:
+    def __init__(self, project: str, name: str, group: str | None, folder: str) -> None:
         super().__init__()
         # Read once, when trackio is first imported.
         os.environ["TRACKIO_DIR"] = folder
-        self._project, self._name = project, name
+        self._project, self._name, self._group = project, name, group
         self._run: Any = None
         self._config: dict[str, Any] = {}
 
@@ -63,6 +65,7 @@ class TrackioLogger(Logger):
                 self._run = trackio.init(
                     project=self._project,
                     name=self._name,
+                    group=self._group,
                     config=self._config,
                     resume="allow",
                     embed=False,
@@ -88,6 +91,14 @@ class TrackioLogger(Logger):
         run = self.experiment
         for image, text in zip(images, captions, strict=True):
             run.log({key: trackio.Image(image, caption=text)}, step=step)
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
+        import trackio
+
+        rows = [dict(zip(columns, row, strict=True)) for row in data]
+        table = trackio.Table(data=rows)  # type: ignore[arg-type]  # dicts keep the column names
+        self.experiment.log({key: table}, step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -156,6 +167,35 @@ class Sink(Logger):
             elif hasattr(self.inner.experiment, "add_image"):
                 self.inner.experiment.add_image(key, image, global_step=step, dataformats="HWC")
 
+    def log_summary(self, summary: dict[str, float]) -> None:
+        """Set the final numbers where the dashboard has a place for them beside the curves (wandb)."""
+        if self.alive:
+            with self._guarded():
+                if hasattr(self.inner.experiment, "summary"):
+                    self.inner.experiment.summary.update(summary)
+
+    def log_checkpoint(self, path: Path, digest: str) -> None:
+        """Keep a checkpoint with its checksum where the dashboard keeps files (wandb's artifacts)."""
+        if self.alive:
+            with self._guarded():
+                if hasattr(self.inner.experiment, "log_artifact"):
+                    self.inner.experiment.log_artifact(
+                        str(path), name=f"{self.inner.version}-{path.stem}", type="model"
+                    )
+                    self.inner.experiment.summary.update({f"{path.name}/blake2b": digest})
+
+    def log_table(self, key: str, rows: list[dict[str, Any]], step: int) -> None:
+        """Send a table where the dashboard takes tables."""
+        if self.alive and rows and hasattr(self.inner, "log_table"):
+            with self._guarded():
+                columns = {name: [row[name] for row in rows] for name in rows[0]}
+                # wandb refuses a column of mixed types: numbers stay numbers only where all are.
+                for name, values in columns.items():
+                    if len({type(value) for value in values}) > 1:
+                        columns[name] = [str(value) for value in values]
+                cells = [list(row) for row in zip(*columns.values(), strict=True)]
+                self.inner.log_table(key, list(columns), cells, step=step)
+
     def save(self) -> None:
         if self.alive:
             with self._guarded():
@@ -202,6 +242,9 @@ def flat(node: DictConfig, prefix: str = "") -> dict[str, Any]:
 def prepare_wandb(run_dir: str) -> None:
     """Choose online or offline before wandb starts, and say which in one line."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault(
+        "WANDB_DATA_DIR", f"{run_dir}/wandb"
+    )  # what waits to be uploaded stays with the run, not in the home
     if os.environ.get("WANDB_MODE"):
         return
     server = wandb_key.server()

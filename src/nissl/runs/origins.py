@@ -75,11 +75,11 @@ class ConfigTree:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Group -> its options, sorted."""
+        """Group -> its options, sorted. Sweeps are no group: `nissl sweep` reads them, train.py does not."""
         return {
             path.name: sorted(file.stem for file in path.glob("*.yaml"))
             for path in sorted(self.folder.iterdir())
-            if path.is_dir() and any(path.glob("*.yaml"))
+            if path.is_dir() and path.name != "sweep" and any(path.glob("*.yaml"))
         }
 
     @cached_property
@@ -315,6 +315,22 @@ def all_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
         yield dotted
         if isinstance(value, dict):
             yield from all_keys(value, dotted)
+
+
+def changed_keys(composed: Composed) -> list[dict[str, str]]:
+    """Values that an experiment or the command line set differently from the file that declares them."""
+    rows = []
+    for key, origins in composed.origins.items():
+        first, last = origins[0], origins[-1]
+        if first.where == last.where or isinstance(last.value, dict) or str(first.value) == str(last.value):
+            continue
+        default = "" if isinstance(first.value, dict) else _shown_value(first.value)
+        rows.append({"key": key, "default": default, "value": _shown_value(last.value), "where": last.where})
+    return rows
+
+
+def _shown_value(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def explain(composed: Composed, key: str) -> list[str]:

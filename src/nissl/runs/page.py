@@ -1,7 +1,11 @@
-"""Self-contained HTML pages from the templates beside this file: no script, no external address."""
+"""Self-contained HTML pages from the templates beside this file: no external address; a script only filters rows."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +22,17 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(f"{template}.html.j2").render(**values)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The numbers of a picture as an address that the page carries inside itself."""
+    return "data:text/csv;base64," + base64.b64encode(csv_text(header, rows).encode()).decode()

@@ -40,6 +40,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def last_row(path: Path) -> dict[str, Any]:
+    """The newest whole row of metrics.jsonl, without reading what is before it; empty if there is none."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65_536))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # cut short, at either end
+        if isinstance(row, dict):
+            return row
+    return {}
+
+
 def summarise(rows: list[dict[str, Any]], directions: dict[str, Direction]) -> dict[str, float]:
     """`<metric>/last` and, where better has a direction, `<metric>/best`.
 

@@ -19,8 +19,8 @@ import yaml
 from nissl.runs.compare import present_status
 from nissl.runs.curves import charts
 from nissl.runs.folder import write_text
-from nissl.runs.page import render_page
-from nissl.runs.records import read_metrics
+from nissl.runs.page import csv_link, render_page
+from nissl.runs.records import BOOKKEEPING, read_metrics
 
 _MAX_ROWS = 200  # of a table; the rest is in its CSV
 _MAX_DIFF = 200_000  # characters
@@ -40,6 +40,7 @@ def build_report(run_dir: Path) -> Path:
     status, provenance = _json(run_dir / "status.json"), _json(run_dir / "provenance.json")
     summary = _json(run_dir / "summary.json")
     git = provenance.get("git") or {}
+    rows = read_metrics(run_dir / "metrics.jsonl")
     page = render_page(
         "report",
         title=run_dir.resolve().name,
@@ -51,7 +52,9 @@ def build_report(run_dir: Path) -> Path:
         notes=_json(run_dir / "notes.json", []),
         results=_results(summary),
         logged=_logged(summary),
-        charts=charts(read_metrics(run_dir / "metrics.jsonl")),
+        charts=charts(rows),
+        curves_csv=_curves_csv(rows),
+        changed=provenance.get("changed") or [],
         figures=_figures(run_dir / "figures"),
         tables=_tables(run_dir / "tables"),
         evaluations=_evaluations(run_dir / "evaluations"),
@@ -119,6 +122,11 @@ def _logged(summary: dict[str, Any]) -> list[list[str]]:
         [name, *(_number(summary[f"{name}/{end}"]) if f"{name}/{end}" in summary else "" for end in ends)]
         for name in names
     ]
+
+
+def _curves_csv(rows: list[dict[str, Any]]) -> str:
+    names = ["step", "epoch", *sorted({name for row in rows for name in row} - set(BOOKKEEPING))]
+    return csv_link(names, ([row.get(name, "") for name in names] for row in rows))
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:

@@ -163,7 +163,9 @@ def read_spec(path: Path, overrides: list[str], name: str | None = None) -> Sear
     for override in overrides:
         if override.startswith("sweep."):
             key, _, text = override[len("sweep.") :].partition("=")
-            _set(values, key.split("."), yaml.safe_load(text))
+            # The keys of the space are dotted themselves.
+            keys = ["space", key.removeprefix("space.")] if key.startswith("space.") else key.split(".")
+            _set(values, keys, yaml.safe_load(text))
         else:
             base.append(override)
     known_keys = set(SearchSpec.__dataclass_fields__) - {"name", "base"}

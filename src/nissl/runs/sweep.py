@@ -6,10 +6,12 @@ set, then over data sets. Everything lives in the sweep's folder:
     sweep.yaml            what was asked
     study.db              Optuna's record (SQLite; only the controller writes it)
     status.txt            the table of trials, kept up to date
-    trials/0007/rat-seed1 a run folder; its log beside it
+    report.html           the same with pictures, when the search ends (`nissl report <folder>` at any time)
+    trials/0007-rat-seed1 a run folder; its log beside it
 
 Starting the same sweep again continues it: half-done trainings resume, done ones are not repeated, and the points are
-the same as if nothing had happened, because each is drawn with a generator seeded by (sweep seed, trial number).
+the same as if nothing had happened, because each is drawn with a generator seeded by (sweep seed, trial number). TPE
+also looks at the trials that have ended, so with several at a time its points depend on which ended first.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from nissl.runs.executors import Executor, Handle
 from nissl.runs.folder import is_locked, lock, read_json, write_text
 from nissl.runs.records import read_metrics
 from nissl.runs.search_space import SearchSpec, difference
+from nissl.runs.sweep_display import Display, status_table
 
 if TYPE_CHECKING:
     import optuna
@@ -100,6 +103,7 @@ class Sweep:
         if spec.pruner:
             self.study.pruner = make_pruner(spec.pruner)
         self.active: list[ActiveTrial] = []
+        self.display = Display(self)
 
     def _record_spec(self) -> None:
         path = self.folder / "sweep.yaml"
@@ -132,10 +136,14 @@ class Sweep:
                     self.study.set_user_attr("extra", self.study.user_attrs.get("extra", 0) + 1)
         if add_trials:
             self.study.set_user_attr("extra", self.study.user_attrs.get("extra", 0) + add_trials)
-        self.active = [self._activate(t.number, t.params) for t in trials if t.state == TrialState.RUNNING]
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                self.active.append(self._activate(trial.number, self._whole_point(trial.number)))
         try:
-            while self._step():
-                time.sleep(POLL_S)
+            with self.display:
+                while self._step():
+                    self.display.update()
+                    time.sleep(POLL_S)
         except BaseException:
             # The trainings stop with a checkpoint; the next start resumes them.
             for active in self.active:
@@ -166,6 +174,11 @@ class Sweep:
 
         return sum(t.state != TrialState.WAITING for t in self.study.get_trials(deepcopy=False))
 
+    def _waiting(self) -> bool:
+        from optuna.trial import TrialState
+
+        return any(t.state == TrialState.WAITING for t in self.study.get_trials(deepcopy=False))
+
     def _fill(self) -> None:
         while self._room():
             part = next(((t, t.waiting[0]) for t in self.active if t.waiting and not t.failure), None)
@@ -175,7 +188,8 @@ class Sweep:
                 first.handle = self._start(trial, first)
                 trial.running.append(first)
             elif (number := self._asked()) < self.target:
-                self.study.sampler = make_sampler(self.spec, number)
+                if not self._waiting():
+                    self.study.enqueue_trial(draw_point(self.spec, self.study, number))
                 asked = self.study.ask(self.spec.distributions())
                 self.active.append(self._activate(asked.number, asked.params))
                 self._write_status()
@@ -186,9 +200,9 @@ class Sweep:
         return sum(len(trial.running) for trial in self.active) < self.executor.parallel
 
     def _activate(self, number: int, point: dict[str, Any]) -> ActiveTrial:
-        root = self.folder / "trials" / f"{number:04d}"
-        root.mkdir(parents=True, exist_ok=True)
-        parts = [Part(dataset, seed, root / f"{dataset}-seed{seed}") for dataset, seed in self.spec.parts()]
+        root = self.folder / "trials"
+        root.mkdir(exist_ok=True)
+        parts = [Part(data, seed, part_folder(self.folder, number, data, seed)) for data, seed in self.spec.parts()]
         return ActiveTrial(number, point, waiting=parts)
 
     def _start(self, trial: ActiveTrial, part: Part) -> Handle:
@@ -200,6 +214,7 @@ class Sweep:
             *self.program,
             *self.spec.overrides(trial.point, part.dataset, part.seed),
             f"run_dir={part.folder}",
+            f"group={self.spec.name}-{trial.number:04d}",
             "resume=auto",
         ]
         return self.executor.submit(command, part.folder.with_suffix(".log"))
@@ -253,6 +268,20 @@ class Sweep:
 
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
+    def _whole_point(self, number: int) -> dict[str, Any]:
+        """The parameters of a trial; a controller killed while it asked recorded the point, but not each parameter."""
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        record = self._optuna_trial(number)
+        for name, axis in self.spec.distributions().items():
+            if isinstance(axis, CategoricalDistribution):
+                record.suggest_categorical(name, axis.choices)
+            elif isinstance(axis, IntDistribution):
+                record.suggest_int(name, axis.low, axis.high, step=axis.step, log=axis.log)
+            else:
+                record.suggest_float(name, axis.low, axis.high, step=axis.step, log=axis.log)  # type: ignore[attr-defined]
+        return record.params
+
     def _tell(self, trial: ActiveTrial) -> None:
         from optuna.trial import TrialState
 
@@ -266,7 +295,7 @@ class Sweep:
         else:
             self.study.tell(trial.number, objective(trial.values))
         self._write_status()
-        print(status_line(self.study.get_trials(deepcopy=False)[trial.number]), flush=True)
+        self.display.ended(self.study.get_trials(deepcopy=False)[trial.number])
 
     def _write_status(self) -> None:
         write_text(self.folder / "status.txt", status_table(self.study, self.target))
@@ -274,7 +303,9 @@ class Sweep:
     def _check_failure_rate(self) -> None:
         from optuna.trial import TrialState
 
-        states = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        trials = self.study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("retry_of") for trial in trials}
+        states = [trial.state for trial in trials if trial.state.is_finished() and trial.number not in retried]
         failed = states.count(TrialState.FAIL)
         if len(states) >= 4 and failed / len(states) > self.spec.max_failure_rate:
             raise ValueError(
@@ -286,13 +317,6 @@ class Sweep:
 def objective(values: dict[str, dict[int, float]]) -> float:
     """Mean over seeds within each data set, then over data sets."""
     return statistics.fmean(statistics.fmean(by_seed.values()) for by_seed in values.values())
-
-
-def spread(values: dict[str, dict[Any, float]]) -> float:
-    """Standard deviation over seeds of the mean over data sets; NaN with one seed."""
-    by_seed = np.array([list(seeds.values()) for seeds in values.values()], dtype=float)
-    means = by_seed.mean(axis=0)
-    return float(means.std(ddof=1)) if len(means) > 1 else math.nan
 
 
 def why_it_failed(folder: Path, exit_status: int) -> str:
@@ -320,6 +344,23 @@ def open_study(folder: Path, name: str, direction: str, create: bool = False) ->
     return optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)  # type: ignore[arg-type]
 
 
+def part_folder(sweep: Path, number: int, dataset: str, seed: int) -> Path:
+    """The run folder of one training."""
+    return sweep / "trials" / f"{number:04d}-{dataset}-seed{seed}"
+
+
+def draw_point(spec: SearchSpec, study: optuna.Study, number: int) -> dict[str, Any]:
+    """The next point, drawn on a copy in memory: the record receives it whole, in one write, or not at all."""
+    import optuna
+
+    sampler = make_sampler(spec, number)
+    scratch = optuna.create_study(direction=study.direction, sampler=sampler)
+    # Trials that run now have no value yet; those that wait would be handed out instead of a new point.
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    scratch.add_trials(ended)
+    return scratch.ask(spec.distributions()).params
+
+
 def make_sampler(spec: SearchSpec, number: int) -> Any:
     """The sampler of one trial: its draws depend on the sweep's seed, the trial's number and what is known so far."""
     from optuna.samplers import RandomSampler, TPESampler
@@ -343,32 +384,3 @@ def make_pruner(spec: dict[str, Any]) -> Any:
     if spec["name"] == "percentile":
         return PercentilePruner(**options)
     raise ValueError(f"pruner.name must be median or percentile, came {spec['name']!r}")
-
-
-def status_line(trial: Any) -> str:
-    """One trial in one line: number, state, value with its spread, point, and why it failed."""
-    values = trial.user_attrs.get("values", {})
-    shown = ""
-    if trial.state.name == "COMPLETE":
-        deviation = spread(values)
-        shown = f"{trial.value:.4f}" + ("" if math.isnan(deviation) else f" +- {deviation:.4f}")
-    point = "  ".join(f"{key}={value}" for key, value in trial.params.items())
-    reason = trial.user_attrs.get("failure", "").split("\n", 1)[0]
-    return f"{trial.number:>4}  {trial.state.name:<8}  {shown:<20}  {point}" + (f"  [{reason}]" if reason else "")
-
-
-def status_table(study: optuna.Study, target: int) -> str:
-    """All trials so far, best first among the complete ones."""
-    from optuna.trial import TrialState
-
-    trials = study.get_trials(deepcopy=False)
-    sign = 1 if study.direction.name == "MINIMIZE" else -1
-    complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: sign * (t.value or 0.0))
-    others = [t for t in trials if t.state not in (TrialState.COMPLETE, TrialState.WAITING)]
-    counts = ", ".join(
-        f"{sum(t.state == state for t in trials)} {state.name.lower()}"
-        for state in TrialState
-        if state.name != "WAITING"
-    )
-    head = f"{study.study_name}: {target} trials asked; {counts}\n"
-    return head + "".join(status_line(trial) + "\n" for trial in [*complete, *others])

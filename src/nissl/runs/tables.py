@@ -38,7 +38,11 @@ def render(comparison: Comparison, form: Format) -> str:
     if form == "csv":
         return _csv(comparison)
     tables = [table for table in _tables(comparison) if table.rows]
-    return {"text": _text, "md": _markdown, "html": _html}[form](tables)
+    if form == "html":
+        from nissl.runs.comparison_page import comparison_page
+
+        return comparison_page(comparison, tables)
+    return {"text": _text, "md": _markdown}[form](tables)
 
 
 def _tables(comparison: Comparison) -> list[Table]:
@@ -219,12 +223,6 @@ def _markdown(tables: list[Table]) -> str:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") or " " for cell in row) + " |" for row in rows]
         parts.append("\n".join([f"### {table.title}", "", *lines, *([""] if table.notes else []), *table.notes]))
     return "\n\n".join(parts) + "\n"
-
-
-def _html(tables: list[Table]) -> str:
-    from nissl.runs.page import render_page
-
-    return render_page("comparison", title="Comparison of runs", tables=tables)
 
 
 def _estimate(estimate: Estimate | None) -> str:

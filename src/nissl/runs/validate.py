@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.checks import check, unchosen
 from nissl.runs.compose import conf_dir, read_config
+from nissl.runs.migration import migrated
 from nissl.runs.origins import Composed, ConfigTree, Origin, all_keys, parse_overrides
 from nissl.runs.overrides import compose_rest, wrong_choice, wrong_key
 from nissl.runs.problems import ConfigError, Problem, nearest, shown
@@ -58,13 +59,19 @@ def check_command_line(root: str, argv: list[str]) -> None:
 
 
 def check_overrides(
-    root: str, texts: list[str], tree: ConfigTree, multirun: bool = False, whole: bool = True
+    root: str,
+    texts: list[str],
+    tree: ConfigTree,
+    multirun: bool = False,
+    whole: bool = True,
+    with_paths: bool = True,
 ) -> list[Problem]:
     """Problems of a root file with overrides.
 
     Args:
         multirun: whether a list of values makes a grid.
         whole: False: only whether it can be composed.
+        with_paths: whether data files must be there.
     """
     try:
         overrides = parse_overrides(texts)
@@ -75,7 +82,7 @@ def check_overrides(
         return list(_evaluation_of_run(str(run), overrides, tree))
     problems: dict[Problem, None] = {}
     for point in grid_points(overrides, tree) if multirun else [overrides]:
-        problems.update(dict.fromkeys(_check_point(root, point, tree, whole)))
+        problems.update(dict.fromkeys(_check_point(root, point, tree, whole, with_paths)))
     return list(problems)
 
 
@@ -131,11 +138,13 @@ def grid_points(overrides: list[Override], tree: ConfigTree) -> Iterator[list[Ov
         yield parse_overrides(list(point))
 
 
-def _check_point(root: str, overrides: list[Override], tree: ConfigTree, whole: bool) -> list[Problem]:
+def _check_point(
+    root: str, overrides: list[Override], tree: ConfigTree, whole: bool, with_paths: bool
+) -> list[Problem]:
     problems, composed = compose_rest(root, overrides, tree)
     if composed is not None and whole:
         problems += unchosen(composed, tree, root)
-        problems += check(composed.values, tree, composed.where, root)
+        problems += check(composed.values, tree, composed.where, root, with_paths)
         if root == "evaluate":
             problems += _nothing_to_evaluate(composed, tree)
     return problems
@@ -164,7 +173,8 @@ def _evaluation_of_run(run: str, overrides: list[Override], tree: ConfigTree) ->
         yield Problem(f"run={run}", "not a run folder (no config.yaml)", hint)
         return
     composed = tree.compose("evaluate", [])
-    values: dict[str, Any] = OmegaConf.to_container(read_config(folder), resolve=False)  # type: ignore[assignment]
+    recorded: dict[str, Any] = OmegaConf.to_container(read_config(folder), resolve=False)  # type: ignore[assignment]
+    values, _ = migrated(recorded, tree, "evaluate")
     place = Origin(shown(folder / "config.yaml"), None)
     merged = Composed({**composed.values, **values}, {**composed.origins, **{key: [place] for key in all_keys(values)}})
     for override in overrides:
