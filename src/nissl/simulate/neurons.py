@@ -5,8 +5,8 @@ A cell is a soma at 0 with arbours of unit-step branches; y points to the pia, l
 - tufted, untufted: an apical trunk with obliques and a basal skirt; only the first ends in a tuft. Trunk length and
   number of branches are drawn from the same ranges, so neither extent nor size tells them apart.
 - bitufted: narrow bundles up and down.
-- stellate, basket: the same stems in all directions, reaching equally far with equal cable; the first forks early near
-  the soma, the second late and far out: they differ in where the branching is, that is, in topology.
+- stellate, basket: stems in all directions; the first has few, straight ones that fork late, the second many winding
+  ones that fork early and often, near the soma.
 
 Within a population cells vary as much as real ones do: overall size by more than a factor of two, any rotation
 about y, a tilt, and lost branches. Overall size is drawn from one distribution for all, so it says nothing about the
@@ -74,19 +74,20 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 def _tuft(
     tree: _Tree, rng: np.random.Generator, start: int, direction: np.ndarray, reach_um: float, orders: int,
-    spread: float, kind: int, early: float = 0.5,
+    spread: float, kind: int, early: float = 0.5, wiggle: float = 0.06,
 ) -> None:  # fmt: skip
     """A binary subtree: each fork turns its two children apart; `early` is where along the reach it forks (0..1)."""
     if orders == 0 or reach_um < 2 * STEP_UM:
-        tree.branch(rng, start, direction, reach_um, 0.06, kind)
+        tree.branch(rng, start, direction, reach_um, wiggle, kind)
         return
     first = reach_um * np.clip(rng.normal(early, 0.08), 0.05, 0.9)
-    fork, heading = tree.branch(rng, start, direction, first, 0.06, kind)
+    fork, heading = tree.branch(rng, start, direction, first, wiggle, kind)
     for side in (-1.0, 1.0):
         if rng.random() < LOST_BRANCHES:
             continue
         across = _unit(np.cross(heading, rng.standard_normal(3)))
-        _tuft(tree, rng, fork, heading + side * spread * across, reach_um - first, orders - 1, spread, kind, early)
+        turned = heading + side * spread * across
+        _tuft(tree, rng, fork, turned, reach_um - first, orders - 1, spread, kind, early, wiggle)
 
 
 def _pyramidal(tree: _Tree, rng: np.random.Generator, tufted: bool) -> None:
@@ -118,9 +119,14 @@ def _bitufted(tree: _Tree, rng: np.random.Generator) -> None:
             _tuft(tree, rng, 0, aim, rng.uniform(140, 240), 2, 0.3, DENDRITE, 0.35)
 
 
-def _multipolar(tree: _Tree, rng: np.random.Generator, early: float, orders: int) -> None:
-    for _ in range(rng.integers(4, 8)):
-        _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(110, 190), orders, 0.6, DENDRITE, early)
+def _stellate(tree: _Tree, rng: np.random.Generator) -> None:
+    for _ in range(rng.integers(3, 6)):
+        _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(180, 280), 1, 0.4, DENDRITE, 0.6)
+
+
+def _basket(tree: _Tree, rng: np.random.Generator) -> None:
+    for _ in range(rng.integers(6, 11)):
+        _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(60, 110), 2, 1.0, DENDRITE, 0.2, 0.25)
 
 
 def simulate_neuron(population: str, rng: np.random.Generator) -> SimulatedNeuron:
@@ -131,9 +137,9 @@ def simulate_neuron(population: str, rng: np.random.Generator) -> SimulatedNeuro
     elif population == "bitufted":
         _bitufted(tree, rng)
     elif population == "stellate":
-        _multipolar(tree, rng, early=0.1, orders=2)
+        _stellate(tree, rng)
     elif population == "basket":
-        _multipolar(tree, rng, early=0.7, orders=3)
+        _basket(tree, rng)
     else:
         raise ValueError(f"unknown population {population!r}; choose from {', '.join(POPULATIONS)}")
     pos = np.concatenate(tree.pos)
