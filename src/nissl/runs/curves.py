@@ -81,12 +81,12 @@ def svg(lines: dict[str, tuple[np.ndarray, np.ndarray]], colours: dict[str, int]
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{", ".join(map(escaped, lines))} over step">'
     ]
-    for tick in ticks(y_low, y_high):
+    for tick in decades(y_low, y_high) if logarithmic else ticks(y_low, y_high):
         _, (down,) = place(np.zeros(1), np.array([tick]))
         text = label(10**tick if logarithmic else tick)
         parts.append(f'<line class="gridline" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{down + 4:.1f}" text-anchor="end">{text}</text>')
-    for tick in ticks(x_low, x_high, 4):
+    for tick in ticks(x_low, x_high):
         (across,), _ = place(np.array([tick]), np.zeros(1))
         parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{label(tick)}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')
@@ -144,11 +144,21 @@ def ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     return ticks if len(ticks) else np.array([low])
 
 
+def decades(low: float, high: float) -> np.ndarray:
+    """Powers of ten inside logarithmic limits; where there is only one or none, 2 and 5 as well."""
+    whole = np.arange(math.ceil(low), math.floor(high) + 1, dtype=float)
+    if len(whole) >= 2:
+        return whole[:: max(1, len(whole) // 6)]
+    finer = np.add.outer(np.arange(math.floor(low), math.ceil(high) + 1), np.log10([1, 2, 5])).ravel()
+    return finer[(finer >= low) & (finer <= high)]
+
+
 def label(value: float) -> str:
     if value == 0 or abs(value) < 1e-12:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.4g}"
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from nissl.runs.curves import escaped, label, svg, ticks, widened
+from nissl.runs.curves import decades, escaped, label, svg, ticks, widened
 
 _WIDTH, _HEIGHT, _TOP, _BOTTOM, _SIDE = 720, 320, 34, 26, 70
+_FEW = 6  # different values that are marked themselves
 
 
 def by_trial(numbers: list[int], values: list[float], direction: str) -> str:
@@ -60,10 +61,17 @@ def _axis(values: list[Any]) -> tuple[list[float], list[tuple[str, float]]]:
         height = {text: (i + 0.5) / len(options) for i, text in enumerate(options)}
         return [height[str(value)] for value in values], list(height.items())
     numbers = np.array(values, dtype=float)
+    few = sorted(set(values))
     logarithmic = bool(numbers.min() > 0 and numbers.max() / numbers.min() > 30)
     scaled = np.log10(numbers) if logarithmic else numbers
     low, high = widened(float(scaled.min()), float(scaled.max()))
-    marks = [(label(10**tick if logarithmic else tick), (tick - low) / (high - low)) for tick in ticks(low, high)]
+    if len(few) <= _FEW:
+        places = np.log10(few) if logarithmic else np.array(few, dtype=float)
+        marks = [(label(value), (place - low) / (high - low)) for value, place in zip(few, places, strict=True)]
+    elif logarithmic:
+        marks = [(label(10**tick), (tick - low) / (high - low)) for tick in decades(low, high)]
+    else:
+        marks = [(label(tick), (tick - low) / (high - low)) for tick in ticks(low, high)]
     return list((scaled - low) / (high - low)), marks
 
 
