@@ -71,3 +71,11 @@ def test_a_batch_larger_than_the_data_is_refused_with_the_size_that_fits() -> No
 
 def test_anything_with_split_and_files_is_a_source() -> None:
     assert isinstance(NumberSource(), Source)
+
+
+def test_processes_divide_the_draws_of_one_among_them() -> None:
+    whole = list(EpochSampler(23, 24, seed=1, epoch=2))
+    parts = [list(EpochSampler(23, 24, seed=1, epoch=2, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [draw for pair in zip(*parts, strict=True) for draw in pair] == whole
+    assert [draw.seed for draw in parts[1]] == [draw.seed for draw in whole[1::2]]
+    assert len(EpochSampler(23, 24, seed=1, rank=1, world_size=2)) == 12

@@ -174,6 +174,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     Raises:
         ValueError: if a `_target_` anywhere in the node is not allowed.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import get_class
     from hydra.utils import instantiate as hydra_instantiate
 
@@ -183,7 +184,13 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         found = get_class(target)
         if not found.__module__.startswith(tuple(prefix[:-1] for prefix in ALLOWED_TARGETS)):
             raise ValueError(f"refused to run _target_ {target!r}: it leads to {found.__module__}.{found.__name__}")
-    return hydra_instantiate(node, _convert_="all", **kwargs)
+    try:
+        return hydra_instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        # What a constructor says of its arguments or files is for the user; Hydra's frame around it is not.
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def targets(node: Any) -> list[str]:
