@@ -49,7 +49,8 @@ def rerun_overrides(folder: Path, more: list[str]) -> list[str]:
 
 
 def _is_repeated(text: str) -> bool:
-    return bool(text) and not text.startswith("-") and text.split("=")[0].lstrip("+~") not in _OF_THE_RUN
+    key = text.split("=")[0].lstrip("+~")
+    return bool(text) and not text.startswith("-") and (key == "logger" or key not in _OF_THE_RUN)
 
 
 def _differences(wanted: DictConfig, today: DictConfig) -> list[str]:
