@@ -62,7 +62,7 @@ class LocalRecord(Logger):
                 start = b"" if self._is_whole() else b"\n"
                 file.write(start + json.dumps(row).encode() + b"\n")
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}; free space and repeat with resume=auto", self.path) from None
+            raise OSError(error.errno, f"{error.strerror}; free space and repeat with resume=auto", str(self.path)) from None
 
     def _is_whole(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -112,7 +112,7 @@ class Checkpoints(Checkpoint):
                 error.errno,
                 f"{error.strerror} while writing a checkpoint; last.ckpt is that of the epoch before: free space and "
                 "repeat with resume=auto",
-                folder,
+                str(folder),
             ) from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
