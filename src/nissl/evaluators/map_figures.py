@@ -72,15 +72,15 @@ def zncc_matrices(matrices: dict[str, np.ndarray], names: Sequence[str], label: 
     n = len(names)
     canvas = Canvas(figsize=(4.6 * len(matrices) + 1.2, 4.9))
     axes = canvas.subplots(1, len(matrices), squeeze=False)[0]
-    step = max(1, round(n / 40))
+    step, size = max(1, round(n / 40)), float(np.clip(200 / n, 5.5, 9))
     image: Any = None
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         ax.set_facecolor("0.85")
         ax.patch.set_hatch("////")
         ax.patch.set_edgecolor("0.5")
         image = ax.imshow(np.ma.masked_invalid(matrix), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        ax.set_xticks(range(0, n, step), names[::step], rotation=90, fontsize=5.5)
-        ax.set_yticks(range(0, n, step), names[::step], fontsize=5.5)
+        ax.set_xticks(range(0, n, step), names[::step], rotation=90, fontsize=size)
+        ax.set_yticks(range(0, n, step), names[::step], fontsize=size)
         kinds = [name_.count("+") if name_ != "none" else -1 for name_ in names]
         for i in range(1, n):
             if kinds[i] != kinds[i - 1]:

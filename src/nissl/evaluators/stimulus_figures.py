@@ -102,7 +102,9 @@ def by_frame(rows: list[dict[str, float]]) -> Figure:
     ends = np.array([[row["low"], row["high"]] for row in rows])
     ax.errorbar(since, values, yerr=_error(values, ends), fmt="o", color=BLUE, capsize=3)
     ax.axvline(-0.5, color="black", linestyle=":", lw=1)
-    ax.set(ylim=(0, 1.02), xlabel="frames since onset", ylabel="lenient accuracy (share of frames)")
+    ax.set(
+        ylim=(0, 1.02), xlabel="frames since onset (or start of a block)", ylabel="lenient accuracy (share of frames)"
+    )
     return Figure.from_matplotlib(
         canvas,
         "Test accuracy by frame since stimulus onset (dotted: onset; before it the right answer is none); "
