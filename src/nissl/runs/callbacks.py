@@ -62,7 +62,8 @@ class LocalRecord(Logger):
                 start = b"" if self._is_whole() else b"\n"
                 file.write(start + json.dumps(row).encode() + b"\n")
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}; free space and repeat with resume=auto", str(self.path)) from None
+            advice = f"{error.strerror}; free space and repeat with resume=auto"
+            raise OSError(error.errno, advice, str(self.path)) from None
 
     def _is_whole(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:
