@@ -1,13 +1,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-Script = Callable[..., subprocess.CompletedProcess[str]]
+from entry import ROOT, Script
 
 
 @pytest.fixture(scope="session")

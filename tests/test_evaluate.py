@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Script
-from test_train import two_steps
+from entry import Script, two_steps
 
 
 @pytest.fixture(scope="module")
