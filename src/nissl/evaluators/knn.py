@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nissl.evaluators.embeddings import embed_split, hand_made_features, untrained_copy
 from nissl.evaluators.accuracy_intervals import Accuracy, bootstrap_accuracy, paired_difference
+from nissl.evaluators.embeddings import embed_split, hand_made_features, untrained_copy
 from nissl.evaluators.result import Figure, Result
 
 
