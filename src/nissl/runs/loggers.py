@@ -175,14 +175,13 @@ class Sink(Logger):
                     self.inner.experiment.summary.update(summary)
 
     def log_checkpoint(self, path: Path, digest: str) -> None:
-        """Keep a checkpoint with its checksum where the dashboard keeps files (wandb's artifacts)."""
+        """Keep a checkpoint with its checksum among the files of the dashboard (wandb's artifacts)."""
         if self.alive:
             with self._guarded():
-                if hasattr(self.inner.experiment, "log_artifact"):
-                    self.inner.experiment.log_artifact(
-                        str(path), name=f"{self.inner.version}-{path.stem}", type="model"
-                    )
-                    self.inner.experiment.summary.update({f"{path.name}/blake2b": digest})
+                run = self.inner.experiment
+                if hasattr(run, "log_artifact") and hasattr(run, "summary"):
+                    run.log_artifact(str(path), name=f"{self.inner.version}-{path.stem}", type="model")
+                    run.summary.update({f"{path.name}/blake2b": digest})
 
     def log_table(self, key: str, rows: list[dict[str, Any]], step: int) -> None:
         """Send a table where the dashboard takes tables."""
