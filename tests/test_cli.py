@@ -31,6 +31,9 @@ def run(tmp_path: Path) -> Path:
         ["doctor"],
         ["data", "list"],
         ["board", "--runs", "nowhere"],
+        ["verify", "RUN"],
+        ["sweep", "calcium_quick_lr", "--check", "sweep.trials=9"],
+        ["sweep", "calcium_quick_lr", "--wandb", "--folder", "RUN"],
     ],
 )
 def test_no_listing_or_check_imports_anything_heavy(arguments: list[str], run: Path) -> None:
@@ -55,6 +58,26 @@ def test_explain_shows_who_set_a_value(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[0] == "seed = 4" and lines[-1].endswith("-> command line, seed=4: 4")
     assert main(["explain", "sede"]) == 1
     assert "Did you mean 'seed'" in capsys.readouterr().err
+
+
+def test_overrides_may_follow_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "calcium_quick_lr", "--check", "sweep.trials=9"]) == 0
+    assert "9 trials of 4 trainings each are valid" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["sweep", "calcium_quick_lr", "--chek"])
+    assert main(["sweep", "calcium_quick_lr", "--status", "--folder", "/nowhere"]) == 1
+    assert "no sweep to continue in /nowhere" in capsys.readouterr().err
+
+
+def test_compare_takes_a_sweep(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(run.parents[1])
+    run.parent.rename(run.parents[1] / "other")
+    (run.parents[1] / "runs/sweeps/first").mkdir(parents=True)
+    (run.parents[1] / "other").rename(run.parents[1] / "runs/sweeps/first/trials")
+    assert main(["compare", "--sweep", "first"]) == 0
+    assert "0.75" in capsys.readouterr().out
+    assert main(["compare"]) == 1
+    assert "or --sweep <name>" in capsys.readouterr().err
 
 
 def test_compare_prints_or_writes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
