@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     board = command("board", _board, "open the local dashboard of all runs")
     board.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    board.add_argument("--sweep", type=Path, help="optuna's dashboard of this sweep's folder instead")
     board.add_argument("--port", type=int, help="default: the first free one from 7860")
     board.add_argument("--no-open", action="store_true", help="do not open a browser")
 
@@ -272,8 +273,11 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _board(arguments: argparse.Namespace) -> int:
-    from nissl.runs.board import serve
+    from nissl.runs.board import serve, serve_sweep
 
+    if arguments.sweep:
+        serve_sweep(arguments.sweep, arguments.port)
+        return 0
     serve(arguments.runs, arguments.port, not arguments.no_open)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nissl.runs.board import serve
+from nissl.runs.board import serve, serve_sweep
 
 LOG = """
 import os, sys
@@ -50,3 +50,8 @@ def test_the_board_serves_the_runs_folder_until_ctrl_c_and_prints_no_token(tmp_p
         rest = board.stdout.read()
     assert board.returncode == 130, rest
     assert "token" not in "".join(lines) + rest
+
+
+def test_a_sweep_without_a_record_has_no_dashboard(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it has no study.db"):
+        serve_sweep(tmp_path)

@@ -5,9 +5,30 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import threading
 import webbrowser
 from pathlib import Path
+
+
+def serve_sweep(folder: Path, port: int | None = None) -> None:
+    """Show optuna's dashboard of one sweep until Ctrl-C.
+
+    Raises:
+        ValueError: if there is no sweep, or optuna-dashboard is not installed.
+    """
+    if not (folder / "study.db").exists():
+        raise ValueError(f"no sweep in {folder}: it has no study.db")
+    program = Path(sys.executable).parent / "optuna-dashboard"
+    if not program.exists():
+        raise ValueError(
+            f"optuna-dashboard is not installed: pip install optuna-dashboard, or open the report that "
+            f"'nissl report {folder}' builds"
+        )
+    address = ["--host", "127.0.0.1", "--port", str(port or 8080)]
+    print(f"Dashboard of {folder}: http://127.0.0.1:{port or 8080}/   (Ctrl-C ends it)", flush=True)
+    subprocess.run([str(program), f"sqlite:///{folder.resolve() / 'study.db'}", *address], stdout=subprocess.DEVNULL)
 
 
 def serve(runs: Path, port: int | None = None, open_browser: bool = True) -> None:
