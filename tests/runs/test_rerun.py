@@ -133,17 +133,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_a_run_that_resumes(run: Path
 
 
 @pytest.mark.e2e
-def test_a_preempted_run_says_so_and_resumes_under_the_same_name(run: Path, tmp_path: Path) -> None:
+def test_a_preempted_run_goes_on_as_one_wandb_run_with_a_key_and_no_network(tmp_path: Path) -> None:
     folder = tmp_path / "preempted"
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *SMALL,
-        f"run_dir={folder}",
-        "resume=auto",
-        "trainer.max_epochs=4",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    overrides = [text for text in SMALL if text not in ("logger=[]", "trainer.max_epochs=2")]
+    overrides += [f"run_dir={folder}", "resume=auto", "trainer.max_epochs=4", "logger=wandb"]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {**clean, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    process = subprocess.Popen(command, **quiet)
     deadline = time.monotonic() + 300
     while not (folder / "checkpoints/last.ckpt").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -153,9 +151,23 @@ def test_a_preempted_run_says_so_and_resumes_under_the_same_name(run: Path, tmp_
     status = read_json(folder / "status.json")
     assert status["status"] == "interrupted" and status["reason"] == "received SIGUSR1"
     name = recorded(folder)["run_id"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    assert subprocess.run(command, timeout=400, **quiet).returncode == 0
     assert recorded(folder)["run_id"] == name and read_json(folder / "status.json")["status"] == "finished"
+    segments = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len(segments) == 2 and all(segment.name.endswith(name) for segment in segments)
+    read = [str(NISSL.with_name("wandb")), "leet", "inspect", "--summary", "--json", *segments[1].glob("*.wandb")]
+    seen = json.loads(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
+    assert seen["config"]["group"] == "calcium_quick" and seen["config"]["dataset/trials"] == 5
+    assert {key for key, value in read_json(folder / "summary.json").items() if value is not None} <= _flat(
+        seen["summary"]
+    )
+    assert seen["summary"]["stimulus/accuracy"]["_type"] == "images/separated"
+
+
+def _flat(node: Any, prefix: str = "") -> set[str]:
+    if not isinstance(node, dict):
+        return {prefix}
+    return {prefix}.union(*(_flat(value, f"{prefix}{'.' if prefix else ''}{key}") for key, value in node.items()))
 
 
 @pytest.mark.e2e
