@@ -22,7 +22,7 @@ FILES = (
 # Small enough for a test: a few steps, little to evaluate.
 SHORT = ["logger=[]", "trainer.log_every_n_steps=1", "+trainer.limit_val_batches=2"]
 SMALL = {
-    "calcium_quick": ["dataset.trials=5", "dataset.num_cells=20", "dataset.size_px=32", "dataset.pairs=false"],
+    "calcium_quick": ["dataset.trials=5", "dataset.pairs=false"],
     "graph_dino_quick": [],
     "ffn_quick": [],
 }

@@ -44,7 +44,7 @@ def test_every_experiment_takes_two_steps_and_leaves_a_whole_run_folder(
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["packages"]["torch"] and provenance["config_hash"]
     for table in (run / "tables").glob("*.csv"):
-        assert list(csv.reader(table.open()))
+        assert list(csv.reader(table.read_text().splitlines()))
     assert not [word for word in ("http://", "https://") if f'src="{word}' in (run / "report.html").read_text()]
 
 
@@ -85,7 +85,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 300)
         (["experiment=calcium_quik"], "calcium_quick"),
         (["experiment=calcium_quick", "trainer.max_epoch=1"], "trainer.max_epochs"),
         (["experiment=calcium_quick", "++task.nonsense=1"], "nonsense"),
-        (["experiment=calcium_quick", "seed=three"], "expects int"),
+        (["experiment=calcium_quick", "seed=three"], "whole number"),
         (["experiment=calcium_quick", "++model._target_=os.system"], "os.system"),
         (["experiment=ffn_quick", "dataset=em_volume", "dataset.path=/nowhere/x.h5"], "/nowhere/x.h5"),
     ],
