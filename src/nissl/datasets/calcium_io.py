@@ -1,5 +1,7 @@
 """Movies from files, read lazily: HDF5, TIFF (also BigTIFF and ImageJ), npy and npz; always (time, y, x) when read.
 
+Folders, ScanImage, Suite2p and Zarr are in `calcium_stacks`; `open_movie` opens all of them.
+
 A movie knows its shape and gives frames by index; it never holds the whole file (unless asked to, for small ones), and
 never changes the data type. Files are opened where they are read, so a movie can be sent to a worker process.
 """
@@ -41,7 +43,7 @@ class ArrayMovie:
     """A movie that is an array already, in memory or memory-mapped."""
 
     def __init__(self, array: np.ndarray, name: str, files: list[Path] | None = None) -> None:
-        _check_frames(name, array.shape, array.dtype)
+        check_frames(name, array.shape, array.dtype)
         self._array = array
         self.shape: tuple[int, int, int] = array.shape
         self.dtype, self.files = array.dtype, files or []
@@ -68,10 +70,11 @@ class HDF5Movie:
                 names = _dataset_names(file)
                 raise ValueError(f"no data set '{self.key}' in {path}; it has {', '.join(names) or 'none'}. Set key.")
             shape, self.dtype = file[self.key].shape, file[self.key].dtype
-        self._order = _frame_axes(axes, shape, plane, f"{path}:{self.key}")
+        self._order = frame_axes(axes, shape, plane, f"{path}:{self.key}")
+        self._plane_last = axes.upper().endswith("Z")
         named = dict(zip(axes.upper(), shape, strict=True))
         self.shape = (named["T"], named["Y"], named["X"])
-        _check_frames(f"{path}:{self.key}", self.shape, self.dtype)
+        check_frames(f"{path}:{self.key}", self.shape, self.dtype)
         self.files = [path]
         self._file: h5py.File | None = None
 
@@ -80,7 +83,10 @@ class HDF5Movie:
             self._file = h5py.File(self.path, "r")
         wanted, back = np.unique(np.asarray(frames), return_inverse=True)  # h5py wants sorted, distinct indices
         data = self._file[self.key]
-        block = data[wanted] if self._plane is None else data[wanted, self._plane]
+        if self._plane is None:
+            block = data[wanted]
+        else:
+            block = data[wanted, :, :, self._plane] if self._plane_last else data[wanted, self._plane]
         return (block.transpose(0, 2, 1) if self._order == "XY" else block)[back]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +98,6 @@ class TIFFMovie:
 
     def __init__(self, path: Path, axes: str | None) -> None:
         self.path = path
-        _check_page_chain(path)
         try:
             with tifffile.TiffFile(path) as file:
                 series = file.series[0]
@@ -109,7 +114,7 @@ class TIFFMovie:
             raise ValueError(f"{path} is a colour TIFF (axes {came}, shape {shape}). Convert it to one grey channel.")
         if len(shape) != 3 or (axes or "TYX").upper() != "TYX":
             raise ValueError(f"{path} has axes {came}, shape {shape}; expected a stack of pages (time, y, x).")
-        _check_frames(str(path), shape, self.dtype)
+        check_frames(str(path), shape, self.dtype)
         self.shape: tuple[int, int, int] = shape
         self.files = [path]
 
@@ -128,11 +133,12 @@ class TIFFMovie:
 def open_movie(
     path: str | Path, key: str | None = None, axes: str | None = None, plane: int | None = None, memory_mb: float = 0
 ) -> Movie:
-    """Open a movie by its suffix.
+    """Open a movie by its suffix; a folder is a Zarr store, or TIFF files in natural order.
 
     Args:
-        path: the file.
-        key: data set inside an HDF5 or npz file; may be None where only one can be meant.
+        path: the file or folder.
+        key: data set inside an HDF5, npz or Zarr file; may be None where only one can be meant. The channel's number
+            of a ScanImage file; the frame size of a Suite2p binary, such as "512x796".
         axes: axis order in the file; default TYX.
         plane: index along Z for movies of volumes.
         memory_mb: movies up to this size are read once and kept.
@@ -141,20 +147,37 @@ def open_movie(
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, of an unknown kind, or holds no movie under that name.
     """
+    # These read what this file defines, and bring packages that most movies do not need.
+    from nissl.datasets import calcium_stacks as stacks
+
     path = Path(path)
-    if not path.is_file():
-        where = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"movie {path} {where}. Check dataset.path, or NISSL_DATA for the data folder.")
+    if not path.exists():
+        raise FileNotFoundError(f"movie {path} does not exist. Check dataset.path, or NISSL_DATA for the data folder.")
     suffix = path.suffix.lower()
     movie: Movie
-    if suffix in HDF5_SUFFIXES:
+    if path.is_dir() and stacks.is_zarr(path):
+        movie = stacks.ZarrMovie(path, key, axes or "TYX", plane)
+    elif path.is_dir():
+        movie = stacks.open_tiff_folder(path, lambda file: open_movie(file, key, axes, plane))
+    elif suffix in HDF5_SUFFIXES:
         movie = HDF5Movie(path, key, axes or "TYX", plane)
     elif suffix in TIFF_SUFFIXES:
-        movie = TIFFMovie(path, axes)
+        check_page_chain(path)
+        if stacks.is_scanimage(path):
+            if key is not None and not key.isdigit():
+                raise ValueError(f"key='{key}' for the ScanImage file {path}: expected the number of a channel")
+            movie = stacks.ScanImageMovie(path, None if key is None else int(key), plane)
+        else:
+            movie = TIFFMovie(path, axes)
+    elif suffix == ".bin":
+        movie = stacks.open_suite2p(path, key)
     elif suffix in (".npy", ".npz"):
         movie = ArrayMovie(_load_numpy(path, key), str(path), [path])
     else:
-        raise ValueError(f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy or .npz")
+        raise ValueError(
+            f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .bin (Suite2p), or a "
+            "folder of TIFF files or of a Zarr store"
+        )
     size_mb = np.prod(movie.shape, dtype=float) * movie.dtype.itemsize / 2**20
     if size_mb <= memory_mb:
         return ArrayMovie(movie.read(np.arange(movie.shape[0])), str(path), movie.files)
@@ -181,7 +204,7 @@ def read_series(path: str | Path, key: str) -> np.ndarray:
     return values
 
 
-def _check_page_chain(path: Path) -> None:
+def check_page_chain(path: Path) -> None:
     """Follow a TIFF's list of pages to its end; tifffile only logs a broken list and gives the pages before the break.
 
     Raises:
@@ -212,26 +235,26 @@ def _check_page_chain(path: Path) -> None:
             raise ValueError(f"{path} is truncated: its list of pages breaks off at byte {size}. Copy it again.")
 
 
-def _check_frames(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_frames(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"movie {name} has shape {shape}; expected three axes (time, y, x), none of them empty")
     if dtype.kind not in "fiu":
         raise ValueError(f"movie {name} holds {dtype}; expected integers or floats")
 
 
-def _frame_axes(axes: str, shape: tuple[int, ...], plane: int | None, name: str) -> str:
+def frame_axes(axes: str, shape: tuple[int, ...], plane: int | None, name: str) -> str:
     """ "YX" or "XY": the order in which a frame is stored."""
     axes = axes.upper()
     if len(axes) != len(shape):
         raise ValueError(f"{name} has {len(shape)} axes {shape}, but axes='{axes}' names {len(axes)}")
     inner = axes.replace("Z", "")
-    if inner not in ("TYX", "TXY") or (len(axes) == 4 and axes[1] != "Z"):
-        raise ValueError(f"axes='{axes}' is not supported; use TYX, TXY, TZYX or TZXY")
+    if inner not in ("TYX", "TXY") or (len(axes) == 4 and axes[1] != "Z" and axes[3] != "Z"):
+        raise ValueError(f"axes='{axes}' is not supported; use TYX, TXY, or with Z second or last")
     if ("Z" in axes) != (plane is not None):
         need = "choose one with plane=" if "Z" in axes else "plane must be null"
         raise ValueError(f"{name} with axes='{axes}': {need}")
-    if plane is not None and not 0 <= plane < shape[1]:
-        raise ValueError(f"plane={plane} is outside {name}, which has {shape[1]} planes")
+    if plane is not None and not 0 <= plane < shape[axes.index("Z")]:
+        raise ValueError(f"plane={plane} is outside {name}, which has {shape[axes.index('Z')]} planes")
     return inner[1:]
 
 
