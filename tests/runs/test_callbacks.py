@@ -14,18 +14,32 @@ from nissl.runs.records import read_metrics
 TOY = Path(__file__).parent / "toy_training.py"
 
 
-def train(folder: Path, kill: str = "never", workers: int = 0, batches: str = "none", manual: str = "auto") -> int:
+def train(
+    folder: Path,
+    kill: str = "never",
+    workers: int = 0,
+    batches: str = "none",
+    manual: str = "auto",
+    limit: str = "max_epochs=5",
+) -> int:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(TOY), str(folder), kill, str(workers), batches, manual]
+    command = [sys.executable, str(TOY), str(folder), kill, str(workers), batches, manual, limit]
     return subprocess.run(command, capture_output=True, timeout=120).returncode
 
 
-@pytest.mark.parametrize(("batches", "manual"), [("none", "auto"), ("13", "manual")])
-def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, batches: str, manual: str) -> None:
-    assert train(tmp_path / "whole", batches=batches, manual=manual) == 0
-    assert train(tmp_path / "killed", "1,3", batches=batches, manual=manual) == -9
-    assert train(tmp_path / "killed", "3,7", workers=2, batches=batches, manual=manual) == -9
-    assert train(tmp_path / "killed", batches=batches, manual=manual) == 0
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batches": "none", "manual": "auto", "limit": "max_epochs=5"},
+        {"batches": "13", "manual": "manual", "limit": "max_steps=170"},  # three steps a batch: ends in mid-epoch
+        {"batches": "none", "manual": "auto", "limit": "max_steps=44"},
+    ],
+)
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, options: dict[str, str]) -> None:
+    assert train(tmp_path / "whole", **options) == 0
+    assert train(tmp_path / "killed", "1,3", **options) == -9
+    assert train(tmp_path / "killed", "3,7", workers=2, **options) == -9
+    assert train(tmp_path / "killed", **options) == 0
     whole, killed = (read_json(tmp_path / name / "summary.json") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys() and "train/loss_epoch/last" in whole
     assert killed == pytest.approx(whole, rel=0, abs=1e-6)

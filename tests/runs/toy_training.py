@@ -73,13 +73,13 @@ class Regression(pl.LightningModule):
 
 
 if __name__ == "__main__":
-    folder, kill, workers, batches, manual = sys.argv[1:]
+    folder, kill, workers, batches, manual, limit = sys.argv[1:]
     root = Path(folder)
     (root / "checkpoints").mkdir(exist_ok=True)
     pl.seed_everything(0, verbose=False)
     task = Regression(kill, manual == "manual")
     trainer = pl.Trainer(
-        max_epochs=5,
+        **{limit.split("=")[0]: int(limit.split("=")[1])},  # type: ignore[arg-type]
         accelerator="cpu",
         default_root_dir=root,
         logger=[LocalRecord(root)],

@@ -116,6 +116,29 @@ class Checkpoints(Checkpoint):
                 str(folder),
             ) from None
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """State that the epoch is over.
+
+        Lightning counts an epoch as completed only after this hook, and a resumed run limited by steps would then go
+        through the epoch's end once more, without batches, and leave out the data of the next one.
+        """
+        progress = checkpoint["loops"]["fit_loop"]
+        for count in ("total", "current"):
+            epochs = progress["epoch_progress"][count]
+            epochs["completed"] = epochs["processed"]
+        batches = progress["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Nothing is half done at the end of an epoch. Lightning takes every run limited by steps for a restart in
+        # mid-epoch and would count one batch that never was.
+        fit_loop = trainer.fit_loop
+        for loop in (fit_loop, fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop):
+            loop._restarting = False
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._publish(trainer)
 
