@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ def clear_errors(root: str) -> Iterator[None]:
     """
     # Hydra would print a shortened traceback of its own and swallow the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Lightning's use of torch, of which a user can change nothing.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         from nissl.runs.validate import check_command_line
