@@ -139,7 +139,7 @@ def open_movie(
         path: the file or folder.
         key: data set inside an HDF5, npz or Zarr file; may be None where only one can be meant. The channel's number
             of a ScanImage file; the frame size of a Suite2p binary, such as "512x796".
-        axes: axis order in the file; default TYX.
+        axes: axis order in the file; default TYX, in NWB files TXY.
         plane: index along Z for movies of volumes.
         memory_mb: movies up to this size are read once and kept.
 
@@ -169,14 +169,18 @@ def open_movie(
             movie = stacks.ScanImageMovie(path, None if key is None else int(key), plane)
         else:
             movie = TIFFMovie(path, axes)
+    elif suffix == ".nwb":
+        from nissl.datasets.calcium_nwb import open_nwb
+
+        movie = open_nwb(path, key, axes, plane)
     elif suffix == ".bin":
         movie = stacks.open_suite2p(path, key)
     elif suffix in (".npy", ".npz"):
         movie = ArrayMovie(_load_numpy(path, key), str(path), [path])
     else:
         raise ValueError(
-            f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .bin (Suite2p), or a "
-            "folder of TIFF files or of a Zarr store"
+            f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .nwb, .bin (Suite2p), or "
+            "a folder of TIFF files or of a Zarr store"
         )
     size_mb = np.prod(movie.shape, dtype=float) * movie.dtype.itemsize / 2**20
     if size_mb <= memory_mb:
