@@ -41,6 +41,8 @@ from nissl.tasks.distillation import (
 
 log = logging.getLogger(__name__)
 
+SETTLING_WARMUPS = 4  # warm-ups after which collapse is warned of: a fresh bounded head is near uniform
+
 
 class SelfDistillation(pl.LightningModule):
     """DINO on pairs of views.
@@ -148,11 +150,11 @@ class SelfDistillation(pl.LightningModule):
             else:
                 target = teacher_probabilities(teacher_logits, self.centre, self.teacher_temp)
         loss = dino_loss(student_logits, target, self.student_temp)
-        teacher_entropy = self._watch(student_logits.detach(), teacher_logits, target)
+        self._watch(student_logits.detach(), teacher_logits)
         self._pending_logits.append(teacher_logits.mean(dim=0))
         cells = len(student_logits) // 2
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=cells)
-        self.log("train/kl", loss.detach() - teacher_entropy, batch_size=cells)
+        self.log("train/kl", loss.detach() - entropy(target).mean(), batch_size=cells)
         if self.koleo_weight > 0:
             spread = (koleo(embedding[:cells]) + koleo(embedding[cells:])) / 2
             self.log("train/koleo", spread.detach(), batch_size=cells)
@@ -168,7 +170,7 @@ class SelfDistillation(pl.LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(batch_mean)
             batch_mean /= torch.distributed.get_world_size()
-        if self.centring == "ema":
+        if self.centring != "none":  # with sinkhorn for the monitors alone
             self.centre.copy_(next_centre(self.centre, batch_mean, self.centre_momentum))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -186,15 +188,19 @@ class SelfDistillation(pl.LightningModule):
     # Monitors ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _watch(self, student_logits: Tensor, teacher_logits: Tensor, probabilities: Tensor) -> Tensor:
-        """Add a batch to the window; returns the mean entropy of the teacher."""
+    def _watch(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
+        """Add a batch to the window.
+
+        The teacher is watched through the centre, also with sinkhorn: its targets use all prototypes by construction,
+        so their marginal entropy would say nothing.
+        """
+        probabilities = teacher_probabilities(teacher_logits, self.centre, self.teacher_temp)
         teacher_entropy = entropy(probabilities)
         self.window_marginal += probabilities.sum(dim=0)
         self.window_argmax += torch.bincount(probabilities.argmax(dim=1), minlength=len(self.centre))
         student = torch.softmax(student_logits / self.student_temp, dim=-1)
         sums = [teacher_entropy.sum(), entropy(student).sum(), teacher_logits.norm(dim=-1).sum()]
         self.window_sums += torch.stack([torch.tensor(float(len(probabilities))).to(sums[0]), *sums])
-        return teacher_entropy.mean()
 
     def on_train_epoch_end(self) -> None:
         count = int(self.window_sums[0])
@@ -213,8 +219,9 @@ class SelfDistillation(pl.LightningModule):
                 "collapse/prototypes_argmax": float((self.window_argmax > 0).sum()),
             }
         )
-        for warning in collapse_warnings(teacher_entropy, marginal, count, len(self.centre), CollapseRules()):
-            log.warning("%s (step %d)", warning, self.global_step)
+        if self.global_step > SETTLING_WARMUPS * self.warmup_steps:
+            for warning in collapse_warnings(teacher_entropy, marginal, count, len(self.centre), CollapseRules()):
+                log.warning("%s (step %d)", warning, self.global_step)
         for buffer in (self.window_marginal, self.window_argmax, self.window_sums):
             buffer.zero_()
 
