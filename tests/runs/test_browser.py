@@ -235,7 +235,7 @@ def test_the_dashboard_lists_runs_draws_a_chart_and_shows_an_image(browser: Any,
         page.close()
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.communicate(timeout=30)  # closes the pipe as well
 
 
 def wait_until_up(address: str, seconds: float = 60) -> None:

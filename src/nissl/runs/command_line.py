@@ -23,6 +23,8 @@ def clear_errors(root: str) -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # Lightning's use of torch, of which a user can change nothing.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # MKL otherwise rounds differently from one process to the next, by where the memory happened to lie.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         from nissl.runs.validate import check_command_line
