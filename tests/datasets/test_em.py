@@ -21,6 +21,7 @@ def patches(**changed):
         "examples_per_epoch": 12,
         "val_examples": 4,
         "min_object_voxels": 20,
+        "label_gap": 0,
     }
     return FloodFillPatches(**(values | changed))
 

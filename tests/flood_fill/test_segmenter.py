@@ -48,6 +48,7 @@ def segmenter(**changed):
         "seed_policy": "peaks",
         "batch_size": 1,
         "max_moves": None,
+        "precision": "float32",
     }
     return FloodFill(**(values | changed))
 

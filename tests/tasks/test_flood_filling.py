@@ -1,4 +1,6 @@
 import functools
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ SGD = functools.partial(torch.optim.SGD, lr=0.1)
 
 
 def task(model=None, optimizer=SGD, **changed):
-    values = {"max_moves": None, "soft_label": 0.05, "clip_value": 0.7, "ema_decay": None}
+    values = {"max_moves": None, "soft_label": 0.05, "clip_value": 0.7, "decay_steps": None, "ema_decay": None}
     torch.manual_seed(0)
     model = model or FFN(FOV, DELTAS, 2, 8, 0.95, 0.5, 0.6, "group", "he")
     return FloodFilling(model, optimizer, **(values | changed))
@@ -71,10 +73,10 @@ def fit(module, batches, **arguments):
 
 
 @torch.no_grad()
-def moves_of(module, examples):
+def moves_of(module, examples, max_moves=None):
     """The rounds of moves, with the network's answers written back."""
     seeds = module._fresh_seeds(examples["image"])
-    for slots, views in module._moves(examples["draw"], seeds):
+    for slots, views in module._moves(examples["draw"], seeds, max_moves):
         yield slots, views
         image, _, seed = module._views(examples, seeds, slots, views)
         module._write_back(seeds, slots, views, module.model(image, seed))
@@ -101,7 +103,13 @@ def test_an_object_that_reaches_nothing_is_moved_once():
 
 
 def test_the_number_of_moves_can_be_limited():
-    assert len(list(moves_of(task(Recorder(), max_moves=5), batch()))) == 5
+    assert len(list(moves_of(task(Recorder()), batch(), max_moves=5))) == 5
+
+
+def test_training_obeys_the_limit_and_validation_does_not():
+    model = Recorder()
+    fit(task(model, max_moves=3), [batch(num=1)], max_epochs=1, num_sanity_val_steps=0)
+    assert len(model.sizes) == 3 + 27
 
 
 def test_the_order_of_moves_is_decided_by_the_draw_alone():
@@ -116,7 +124,7 @@ def test_the_order_of_moves_is_decided_by_the_draw_alone():
 
 def test_a_move_sees_what_the_moves_before_it_wrote():
     model = Recorder()
-    list(moves_of(task(model, max_moves=2), batch(num=1)))
+    list(moves_of(task(model), batch(num=1), max_moves=2))
     assert (model.seeds[0] > 0).sum() == 1
     assert (model.seeds[1] > 0).sum() > 20
 
@@ -181,6 +189,18 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     trainer.fit(second, loader, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine():
+    module = task(decay_steps=1000)
+    factors = []
+    for step in (0, 49, 99, 500, 1000, 5000):
+        module._trainer = SimpleNamespace(global_step=step)
+        factors.append(module._learning_rate_factor())
+    assert factors == pytest.approx(
+        [0.01, 0.5 * 0.5 * (1 + math.cos(0.049 * math.pi)), 0.976, 0.5, 0.02, 0.02], abs=1e-3
+    )
+    assert task()._learning_rate_factor() == 1.0
 
 
 def test_an_infinite_loss_stops_the_training_with_advice():

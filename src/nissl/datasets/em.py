@@ -36,6 +36,8 @@ class FloodFillPatches:
         examples_per_epoch: training examples drawn per epoch.
         val_examples: validation examples, the same in every epoch.
         min_object_voxels: smaller objects are not grown from, at the network's resolution.
+        label_gap: voxels of the native resolution that are taken off every object where it touches another one. Dense
+            labels leave no voxel between bodies, and a young network that is unsure of one voxel leaks through.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class FloodFillPatches:
         examples_per_epoch: int,
         val_examples: int,
         min_object_voxels: int,
+        label_gap: int,
     ) -> None:
+        if label_gap < 0:
+            raise ValueError(f"label_gap is a number of voxels, came {label_gap}")
         if fov_moves < 0:
             raise ValueError(f"fov_moves must be at least 0, came {fov_moves}")
         self.size_zyx = triple(np.asarray(fov_zyx) + 2 * fov_moves * np.asarray(deltas_zyx))
         self.examples_per_epoch, self.val_examples = examples_per_epoch, val_examples
-        self.min_object_voxels = min_object_voxels
+        self.min_object_voxels, self.label_gap = min_object_voxels, label_gap
 
     @property
     def radius_zyx(self) -> Triple:
@@ -114,7 +119,7 @@ def patch_dataset(
             "exchanged. Set dataset.augment.permutable_axes to axes of equal field of view and deltas."
         )
     for volume in volumes:
-        labels = volume.network_labels()
+        labels = volume.network_labels(patches.label_gap)
         if not labels.any():
             raise ValueError(f"volume '{volume.name}' has only label 0: there is no object to learn from")
         if np.any(np.less(labels.shape, patches.size_zyx)):

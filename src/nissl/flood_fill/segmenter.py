@@ -24,6 +24,7 @@ from nissl.volumes.boxes import triple
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = ("float32", "bfloat16")
 SEED_POLICIES: dict[str, Callable[[np.ndarray, tuple[float, float, float]], np.ndarray]] = {"peaks": seeds.peaks}
 
 _finished: OrderedDict[str, list[Segmentation]] = OrderedDict()
@@ -60,6 +61,8 @@ class FloodFill:
         seed_policy: "peaks".
         batch_size: moves of different canvases evaluated together.
         max_moves: per volume; null for no limit.
+        precision: "float32", or "bfloat16" for the network's convolutions; seeds stay float32. Many times faster on
+            GPUs and on processors with AMX, slower than float32 on others.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class FloodFill:
         seed_policy: str,
         batch_size: int,
         max_moves: int | None,
+        precision: str,
     ) -> None:
         self.move_threshold, self.segment_threshold = move_threshold, segment_threshold
         self.min_segment_size = min_segment_size
@@ -79,7 +83,10 @@ class FloodFill:
         self.disconnected_seed_threshold = disconnected_seed_threshold
         if seed_policy not in SEED_POLICIES:
             raise ValueError(f"seed_policy must be one of {sorted(SEED_POLICIES)}, came {seed_policy!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {list(PRECISIONS)}, came {precision!r}")
         self.seed_policy, self.batch_size, self.max_moves = seed_policy, batch_size, max_moves
+        self.precision = precision
 
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
@@ -114,7 +121,8 @@ class FloodFill:
         limit = min(limits) if limits else None
         thresholds = self.thresholds(network)
         fov_and_deltas = (network.fov_zyx, network.deltas_zyx)
-        key = _fingerprint(network, volumes, (thresholds, fov_and_deltas, self.seed_policy, self.batch_size, limit))
+        settings = (thresholds, fov_and_deltas, self.seed_policy, self.batch_size, limit, self.precision)
+        key = _fingerprint(network, volumes, settings)
         if key not in _finished:
             _finished[key] = self._flood(network, volumes, thresholds, limit)
             while len(_finished) > NUM_KEPT:
@@ -143,7 +151,8 @@ class FloodFill:
             voxel_size = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
             starts = SEED_POLICIES[self.seed_policy](image, tuple(voxel_size))
             canvases.append(Canvas(torch.from_numpy(image).to(device), fov, deltas, thresholds, starts, max_moves))
-        executor.run(canvases, network, self.batch_size)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            executor.run(canvases, network, self.batch_size)
         seconds = time.process_time() - before
         segmentations = []
         for volume, canvas in zip(volumes, canvases, strict=True):

@@ -42,13 +42,17 @@ class Convolution(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == (1, 1, 1):
             return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
-        on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
         if not on_cpu or x.shape[0] > 1:
             return super().forward(x)
         if torch.is_grad_enabled():
             return super().forward(x.expand(2, -1, -1, -1, -1))[:1]
+        assert self.bias is not None
+        # Asked for by name, the kernel is no longer one that autocast knows.
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        x, weight, bias = x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
         padding = [size // 2 for size in self.kernel_size]
-        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
+        return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
 
 
 class ChannelNorm(nn.Module):

@@ -14,6 +14,7 @@ young networks never reach (soft labels end at 0.95).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from nissl.flood_fill.movement import Slices, Triple, logit, shell_offsets, window
 
+WARMUP_STEPS, LOWEST_FACTOR = 100, 0.02  # of the learning rate's schedule
 CERTAIN, HALF = 0.9, 0.5  # probabilities at which an object is scored
 
 
@@ -37,10 +39,12 @@ class FloodFilling(pl.LightningModule):
     Args:
         model: the network.
         optimizer: partial of a torch optimizer, called with the parameters.
-        max_moves: an example ends after this many moves, the first included; null lets it go to all of its offsets.
-            Few moves of many examples teach a young network more than many moves of few.
+        max_moves: a training example ends after this many moves, the first included; null lets it go to all of its
+            offsets, as validation always does. Few moves of many examples teach a young network more than many of few.
         soft_label: the target is 1 - soft_label inside the object and soft_label outside.
         clip_value: every entry of the gradient is clipped to this magnitude.
+        decay_steps: the learning rate rises over the first 100 optimizer steps and falls along a cosine until this one;
+            null keeps it constant.
         ema_decay: the network that is validated, evaluated and kept is the exponential average of the trained weights,
             with this factor per step (lower in the first steps); null for none.
     """
@@ -70,6 +74,7 @@ class FloodFilling(pl.LightningModule):
         max_moves: int | None,
         soft_label: float,
         clip_value: float,
+        decay_steps: int | None,
         ema_decay: float | None,
     ) -> None:
         super().__init__()
@@ -84,6 +89,7 @@ class FloodFilling(pl.LightningModule):
             logit(float(getattr(model, name))) for name in ("init_activation", "pad_value", "move_threshold")
         )
         self.max_moves, self.soft_label, self.clip_value = max_moves, soft_label, clip_value
+        self.decay_steps = decay_steps
         # Fields of view seen is the x-axis that compares with the literature; buffers survive a resume.
         self.register_buffer("num_fovs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("num_examples", torch.zeros((), dtype=torch.int64))
@@ -99,7 +105,7 @@ class FloodFilling(pl.LightningModule):
         optimizer = self.optimizers()
         losses, num_moves = [], 0
         seeds = self._fresh_seeds(batch["image"])
-        for slots, views in self._moves(batch["draw"], seeds):
+        for slots, views in self._moves(batch["draw"], seeds, self.max_moves):
             image, target, seed = self._views(batch, seeds, slots, views)
             new = self.learner(image, seed)
             loss = F.binary_cross_entropy_with_logits(new, target)
@@ -111,6 +117,8 @@ class FloodFilling(pl.LightningModule):
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.manual_backward(loss)
             nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
+            for group in optimizer.param_groups:  # type: ignore[union-attr]
+                group["lr"] = optimizer.defaults["lr"] * self._learning_rate_factor()  # type: ignore[union-attr]
             optimizer.step()  # type: ignore[union-attr]
             self._average_weights()
             self._write_back(seeds, slots, views, new.detach())
@@ -124,6 +132,15 @@ class FloodFilling(pl.LightningModule):
         self.log("train/moves_per_example", num_moves / len(seeds))
         self.log("train/fovs", self.num_fovs.float())
         self.log("train/examples", self.num_examples.float())
+
+    def _learning_rate_factor(self) -> float:
+        """From the number of steps done alone, so that nothing has to be kept for a resume."""
+        if self.decay_steps is None:
+            return 1.0
+        done = min(self.global_step / self.decay_steps, 1.0)
+        return min(1.0, (self.global_step + 1) / WARMUP_STEPS) * max(
+            LOWEST_FACTOR, 0.5 * (1 + math.cos(math.pi * done))
+        )
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -173,7 +190,9 @@ class FloodFilling(pl.LightningModule):
             f"twice its deltas {self.deltas}. Take dataset.patches.fov_zyx and deltas_zyx from the model."
         )
 
-    def _moves(self, draws: Tensor, seeds: Tensor) -> Iterator[tuple[list[int], list[Slices]]]:
+    def _moves(
+        self, draws: Tensor, seeds: Tensor, max_moves: int | None = None
+    ) -> Iterator[tuple[list[int], list[Slices]]]:
         """Which examples move next, and the field of view of each; looks at the seeds as they are updated.
 
         The first move of every example is at its centre. After it each example takes the next of its shuffled offsets
@@ -185,7 +204,7 @@ class FloodFilling(pl.LightningModule):
         orders = [(centre + np.random.default_rng([1, int(draw)]).permutation(offsets)).tolist() for draw in draws]
         yield list(range(len(seeds))), [window(centre.tolist(), self.fov)] * len(seeds)
         num_rounds = 1
-        while self.max_moves is None or num_rounds < self.max_moves:
+        while max_moves is None or num_rounds < max_moves:
             slots, views = [], []
             for slot, order in enumerate(orders):
                 while order:

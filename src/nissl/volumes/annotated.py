@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from nissl.volumes.boxes import Box, Triple
 from nissl.volumes.skeletons import Skeletons
@@ -50,13 +51,17 @@ class AnnotatedVolume:
         image = block_view(self.raw, self.scale_zyx).mean(axis=-1, dtype=np.float32)
         return (image - np.float32(self.mean)) / np.float32(self.std)
 
-    def network_labels(self) -> np.ndarray:
-        """Labels at the network's resolution: the commonest of each block, the smallest id in a tie."""
+    def network_labels(self, gap: int = 0) -> np.ndarray:
+        """Labels at the network's resolution: the commonest of each block, the smallest id in a tie.
+
+        Args:
+            gap: voxels within this many of another label, at native resolution and per axis, become 0.
+        """
         if self.labels is None:
             raise ValueError(
                 f"volume '{self.name}' has no labels. Set dataset.labels to the name of its label dataset."
             )
-        return block_mode(self.labels, self.scale_zyx)
+        return block_mode(separated(self.labels, gap), self.scale_zyx)
 
     def native(self, segmentation: np.ndarray) -> np.ndarray:
         """A segmentation at the network's resolution, repeated up to the shape of `raw`.
@@ -75,6 +80,14 @@ def block_view(array: np.ndarray, scale_zyx: Triple) -> np.ndarray:
     (Z, sz), (Y, sy), (X, sx) = zip(shape, scale_zyx, strict=True)
     blocks = array[: Z * sz, : Y * sy, : X * sx].reshape(Z, sz, Y, sy, X, sx)
     return blocks.transpose(0, 2, 4, 1, 3, 5).reshape(Z, Y, X, sz * sy * sx)
+
+
+def separated(labels: np.ndarray, gap: int) -> np.ndarray:
+    """`labels` (Z, Y, X) with 0 where the box of 2 * gap + 1 voxels around a voxel holds more than one value."""
+    if gap == 0:
+        return labels
+    mixed = ndimage.maximum_filter(labels, 2 * gap + 1) != ndimage.minimum_filter(labels, 2 * gap + 1)
+    return np.where(mixed, 0, labels)
 
 
 def block_mode(labels: np.ndarray, scale_zyx: Triple) -> np.ndarray:
