@@ -3,6 +3,30 @@
 This follows the source presentation: raw frames, no cell extraction, one or two cells stimulated at a time, brightness
 and contrast varied in training. Ours: a guard band and laser frames are left out, and the frames of a trial stay
 together in one part of the split.
+
+What a source of this file offers its evaluators, beside `split`, `files` and `recordings`:
+
+- names: `outputs` (C,), `patterns` (P,), `cells`, `area`, `days` (the first is the reference), `um_per_px`;
+- per frame: `table` (a `FrameTable`: recording, frame, trial, pattern, role, ...), `part` (0 train, 1 val, 2 test, -1
+  unused) and `day` (index into `days`), all (F,); `rows(part)` are rows of the table, `read(rows)` their network
+  input, `unvaried(part)` the same as a dataset of `{"frames", "label", "index", "day"}`; trial ids are unique;
+- per pattern: `labels` (P, C);
+- pictures: `mask`, `mean_image`, and `mean_images` by day;
+- simulated data: `truths`, day -> `Truth` (evoked images of each pattern, modules, gain, coupling, positions), and
+  `truth`, that of the reference day;
+- `of_day(name)`: the same source with one day's frames and truth only, and the mask, normalisation and patterns of the
+  whole, so that maps of different days may be compared; `patterns_of(name)`: what a day really has.
+
+Several networks in one run: `network_seeds` names their seeds and `scope` what each sees: `per_day` trains one network
+per (seed, day), `joint` one per seed on all days. `networks` lists them as (seed, day or None). Training batches then
+hold a frame for each: frames (B, M, 1, H, W). The task of such a run has the trained ones in the same order as
+`task.networks`, each with `seed`, `day`, `model`, `device`, called like a task:
+
+    for network in task.networks:
+        for day in source.days if network.day is None else [network.day]:
+            collected = collect_maps(network, source.of_day(day), "train", ...)
+
+A task that trains one network has one entry in `task.networks`, of day None.
 """
 
 from __future__ import annotations
@@ -65,6 +89,9 @@ class CalciumMovie(LabelledFrames):
         split_seed: of the split.
         split_file: table of frames saved by an earlier run, instead of a new split.
         embargo_s: training frames this near to held-out ones are dropped.
+        area: name of the imaged area.
+        network_seeds: of several networks trained side by side; empty trains one.
+        scope: per_day (a network per seed and day) or joint (one per seed for all days).
     """
 
     def __init__(
@@ -107,6 +134,9 @@ class CalciumMovie(LabelledFrames):
         split_seed: int,
         split_file: str | None,
         embargo_s: float,
+        area: str,
+        network_seeds: Sequence[int],
+        scope: str,
     ) -> None:
         if (events is None) == (covariate is None):
             raise ValueError(
@@ -131,6 +161,9 @@ class CalciumMovie(LabelledFrames):
             embargo_s=embargo_s,
             um_per_px=um_per_px,
             num_outputs=num_outputs,
+            area=area,
+            network_seeds=network_seeds,
+            scope=scope,
         )
         if covariate is not None:
             values = read_series(covariate_path or path, covariate)
@@ -223,6 +256,9 @@ class CalciumSimulated(LabelledFrames):
         split_seed: int,
         split_file: str | None,
         embargo_s: float,
+        area: str,
+        network_seeds: Sequence[int],
+        scope: str,
     ) -> None:
         options = FrameOptions(
             mask=mask,
@@ -241,6 +277,9 @@ class CalciumSimulated(LabelledFrames):
             embargo_s=embargo_s,
             um_per_px=um_per_px,
             num_outputs=num_outputs,
+            area=area,
+            network_seeds=network_seeds,
+            scope=scope,
         )
         check_options(options)  # before minutes of simulation
         settings = WorldSettings(
@@ -281,8 +320,8 @@ class CalciumSimulated(LabelledFrames):
         events: list[Event] = [event for session in sessions for event in _events_of(world, session, names)]
         labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
         table = label_stimulations(recordings, events, cells, 2, labelling, {})
-        truth = _truth_of(world, sessions[0], table.patterns, names, options.resize)
-        super().__init__(recordings, table, cells, options, truth)
+        truths = {s.day.name: _truth_of(world, s, table.patterns, names, options.resize) for s in sessions}
+        super().__init__(recordings, table, cells, options, truths)
 
 
 def label_stimulations(
@@ -332,10 +371,13 @@ def _truth_of(
     silent = np.zeros((1, *session.evoked.shape[1:]))
     images = np.concatenate([session.evoked, silent])  # the last for "none"
     num = len(names)
+    factor = 1.0 if size is None else np.array(size) / world.settings.size_px
     return Truth(
         evoked=pixels.resize_frames(images[[row_of.get(pattern, -1) for pattern in patterns]], size),
         module=world.module[:num],
         gain=session.gain[:num, :num],
+        coupling=session.day.coupling,
+        positions_px=session.positions_px[:num] * factor - 0.5,
     )
 
 

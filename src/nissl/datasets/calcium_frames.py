@@ -1,12 +1,12 @@
 """Labelled frames of one or more recordings as training examples: divided, masked, normalised, varied in training.
 
 Each frame is one example (1, H, W); its label is a vector with 1 for each stimulated cell, or for "none", the last
-output. Evaluators may use `outputs, patterns, labels, table, part, mask, mean_image, cells, um_per_px, truth`, `rows`
-and `unvaried`.
+output. What evaluators may use is listed in `nissl.datasets.calcium`.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from nissl.datasets.calcium_labels import NONE, ROLES, FrameTable, label_vectors
 from nissl.datasets.calcium_splits import PARTS, read_split, split_frames
 
 log = logging.getLogger(__name__)
+SCOPES = ("per_day", "joint")
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,22 @@ class Recording:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a simulated movie was made from.
+    """What one day of a simulated experiment was made from.
 
     Attributes:
-        evoked: (P, H, W) noise-free response to each pattern, in the order of `patterns`; zero for "none".
-        module: (N,) module of each stimulated cell.
-        gain: (N, N) response of each stimulated cell (row) to a unit drive of each (column).
+        evoked: (P, H, W) noise-free response to each pattern, in the order of `patterns`; zero for "none". The true
+            matrix is their ZNCC at map resolution inside the mask.
+        module: (N,) module of each stimulated cell; the same on all days.
+        gain: (N, N) response of each stimulated cell (row) to a unit drive of each (column) on this day.
+        coupling: factor g on every connection on this day.
+        positions_px: (N, 2) y, x of the stimulated cells on this day, in pixels of the network's input.
     """
 
     evoked: np.ndarray
     module: np.ndarray
     gain: np.ndarray
+    coupling: float
+    positions_px: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,21 @@ class FrameOptions:
     embargo_s: float
     um_per_px: float | None
     num_outputs: int
+    area: str
+    network_seeds: Sequence[int]
+    scope: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of several networks trained in a run: its seed, and its day (None: all days)."""
+
+    seed: int
+    day: str | None
 
 
 class Frames(Dataset[dict[str, Any]]):
-    """Frames of one part as `{"frames": (1, H, W), "label": (C,), "index": row of the frame table}`.
+    """Frames of one part as `{"frames": (1, H, W), "label": (C,), "index": row of the frame table, "day": int}`.
 
     A training set varies brightness and contrast; the draw of an item depends on its index's seed alone.
     """
@@ -94,8 +111,43 @@ class Frames(Dataset[dict[str, Any]]):
         frames = torch.from_numpy(self._source.read(rows, seeds))
         labels = torch.from_numpy(self._source.labels[self._source.table.pattern[rows]])
         return [
-            {"frames": frame[None], "label": label, "index": int(row)}
+            {"frames": frame[None], "label": label, "index": int(row), "day": int(self._source.day[row])}
             for frame, label, row in zip(frames, labels, rows, strict=True)
+        ]
+
+
+class NetworkFrames(Dataset[dict[str, Any]]):
+    """Training frames for several networks side by side: `{"frames": (M, 1, H, W), "label": (M, C), "index": (M,)}`.
+
+    Item i of network m is its own permutation's i-th frame, varied by its own draw, so that networks differ in the
+    order and look of their frames as separate runs would. Each sees every frame of its day (or of all) once per pass;
+    where days differ in length, the frames of the shorter come round again.
+    """
+
+    def __init__(self, source: LabelledFrames) -> None:
+        self._source = source
+        rows = [source.rows("train") if n.day is None else source.of_day(n.day).rows("train") for n in source.networks]
+        self._length = max(len(own) for own in rows)
+        orders = [
+            np.random.default_rng([n.seed, 7]).permutation(own) for n, own in zip(source.networks, rows, strict=True)
+        ]
+        self._rows = np.stack([np.resize(order, self._length) for order in orders])  # (M, length)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = self._rows[:, [int(i) for i in indices]]  # (M, n)
+        drawn = [getattr(i, "seed", int(i)) for i in indices]
+        seeds = [[seed, network.seed] for network in self._source.networks for seed in drawn]
+        frames = torch.from_numpy(self._source.read(rows.ravel(), seeds)).unflatten(0, rows.shape)
+        labels = torch.from_numpy(self._source.labels[self._source.table.pattern[rows]])
+        return [
+            {"frames": frames[:, i, None], "label": labels[:, i], "index": torch.from_numpy(rows[:, i])}
+            for i in range(len(indices))
         ]
 
 
@@ -108,11 +160,17 @@ class LabelledFrames:
         labels: (P, C) target of each pattern.
         table: one row per frame of all recordings.
         part: (F,) 0 train, 1 val, 2 test, -1 unused.
-        mask: (H, W) True inside.
-        mean_image: (H, W) mean of the training frames, as stored.
+        days: names in order of appearance; the first is the reference.
+        day: (F,) index into `days` of each row of the table.
+        area: name of the imaged area.
+        networks: the networks to be trained side by side; empty for one network on all frames.
+        mask: (H, W) True inside; inside on every day.
+        mean_image: (H, W) mean of the training frames of the reference day, as stored.
+        mean_images: day -> the same of that day.
         cells: positions in the pixels of the network's input.
         um_per_px: of the network's input; None where unknown.
-        truth: of simulated data, or None.
+        truths: day -> truth of simulated data; empty otherwise.
+        truth: of the reference day, or None.
         split_group: what the split does not tear apart.
         files: what was read.
     """
@@ -123,13 +181,18 @@ class LabelledFrames:
         table: FrameTable,
         cells: CellTable,
         options: FrameOptions,
-        truth: Truth | None = None,
+        truths: dict[str, Truth] | None = None,
     ) -> None:
         check_options(options)
         shapes = {recording.name: recording.movie.shape[1:] for recording in recordings}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"all recordings must have frames of one shape, came {shapes}")
-        self.recordings, self.table, self.truth = list(recordings), table, truth
+        self.recordings, self.table, self.area = list(recordings), table, options.area
+        self.days: tuple[str, ...] = tuple(dict.fromkeys(recording.day for recording in recordings))
+        self.day = np.array([self.days.index(recording.day) for recording in recordings])[table.recording]
+        self.truths = truths or {}
+        self.truth = self.truths.get(self.days[0])
+        self.networks = list_networks(options.network_seeds, options.scope, self.days)
         self.patterns: tuple[Pattern, ...] = table.patterns
         self.outputs = outputs_of(cells, self.patterns)
         if options.num_outputs != len(self.outputs):
@@ -160,7 +223,10 @@ class LabelledFrames:
         self.um_per_px = None if options.um_per_px is None else float(options.um_per_px / factor.mean())
 
         train = self.rows("train")
-        self.mean_image = self._mean_image(train, shape)
+        self.mean_images = {
+            name: self._mean_image(train[self.day[train] == i], shape) for i, name in enumerate(self.days)
+        }
+        self.mean_image = self.mean_images[self.days[0]]
         self.mask = self._make_mask(options, shape)
         self._normalise = pixels.fit_normalisation(
             options.normalise, self._movies, table.recording[train], table.frame[train], self.size, self.mask
@@ -168,13 +234,33 @@ class LabelledFrames:
         self._contrast, self._brightness = options.contrast, options.brightness
         log.info("%s", self.describe())
 
-    def split(self, name: str) -> Frames:
+    def split(self, name: str) -> Dataset[dict[str, Any]]:
         """Frames of "train", "val" or "test"; training frames vary in brightness and contrast."""
+        if name == "train" and self.networks:
+            return NetworkFrames(self)
         return Frames(self, self.rows(name), vary=name == "train")
 
     def unvaried(self, name: str) -> Frames:
         """The same frames, none of them varied: what maps and training accuracy are read from."""
         return Frames(self, self.rows(name), vary=False)
+
+    def of_day(self, name: str) -> LabelledFrames:
+        """The same data with the frames of one day only: same patterns, mask and normalisation, that day's truth."""
+        if name not in self.days:
+            raise ValueError(f"no day '{name}'; the days are {', '.join(self.days)}")
+        view = copy.copy(self)
+        view.days, view.networks = (name,), ()
+        view.part = np.where(self.day == self.days.index(name), self.part, -1)
+        view.day = np.zeros_like(self.day)
+        view.mean_image, view.mean_images = self.mean_images[name], {name: self.mean_images[name]}
+        view.truths = {name: self.truths[name]} if name in self.truths else {}
+        view.truth = view.truths.get(name)
+        return view
+
+    def patterns_of(self, day: str) -> list[str]:
+        """Names of the patterns that a day has, in the order of `patterns`."""
+        own = np.unique(self.table.pattern[(self.day == self.days.index(day)) & (self.table.pattern >= 0)])
+        return [self.patterns[i].name for i in own]
 
     def rows(self, name: str) -> np.ndarray:
         """Rows of the frame table in a part."""
@@ -200,6 +286,7 @@ class LabelledFrames:
                 "index": i,
                 "recording": self.recordings[table.recording[i]].name,
                 "day": self.recordings[table.recording[i]].day,
+                "area": self.area,
                 "frame": int(table.frame[i]),
                 "trial": int(table.trial[i]),
                 "pattern": self.patterns[table.pattern[i]].name if table.pattern[i] >= 0 else "",
@@ -244,7 +331,11 @@ class LabelledFrames:
         if options.mask == "none":
             return np.ones(shape, dtype=bool)
         if options.mask == "fov":
-            return pixels.field_of_view(self.mean_image, options.border_px, options.dark_share)
+            fields = [
+                pixels.field_of_view(image, options.border_px, options.dark_share)
+                for image in self.mean_images.values()
+            ]
+            return np.logical_and.reduce(fields)
         if options.mask == "file":
             if options.mask_file is None:
                 raise ValueError("dataset.mask=file needs dataset.mask_file")
@@ -252,6 +343,15 @@ class LabelledFrames:
         if self.cells.positions_px is None or self.cells.radius_px is None:
             raise ValueError("dataset.mask=discs needs the cells' y_px, x_px and radius_px. Set dataset.cells.")
         return pixels.discs(shape, self.cells.positions_px, self.cells.radius_px)
+
+
+def list_networks(seeds: Sequence[int], scope: str, days: Sequence[str]) -> tuple[Network, ...]:
+    """One network per seed and day (scope per_day), or per seed for all days (joint); seed by seed."""
+    if scope not in SCOPES:
+        raise ValueError(f"dataset.scope='{scope}' is unknown; choose one of {', '.join(SCOPES)}")
+    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+        raise ValueError(f"dataset.network_seeds must be distinct and at least 0, came {list(seeds)}")
+    return tuple(Network(int(seed), day) for seed in seeds for day in (days if scope == "per_day" else [None]))
 
 
 def known_fps(recording: Recording, needed_for: str) -> float:
