@@ -250,3 +250,20 @@ def test_a_truncated_foreign_or_missing_bundle_is_refused(tmp_path):
     Path(f"{prefix}.index").write_bytes(b"not a table at all" * 9)
     with pytest.raises(ValueError, match="no TensorFlow V2"):
         read_bundle(prefix)
+
+
+# The presets in conf/model/ffn.yaml's comment; cost in multiply-adds per voxel.
+@pytest.mark.parametrize(
+    ("fov", "deltas", "depth", "features", "parameters", "cost"),
+    [((33, 33, 33), (8, 8, 8), 12, 32, 638_433, 637_664),
+     ((17, 17, 17), (4, 4, 4), 6, 16, 77_105, 76_912),
+     ((9, 9, 9), (2, 2, 2), 3, 8, 9_129, 9_080)],
+)  # fmt: skip
+def test_the_documented_presets_have_the_size_that_is_written_beside_them(
+    fov, deltas, depth, features, parameters, cost
+):
+    model = FFN(fov, deltas, depth, features, 0.95, 0.5, 0.6)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    kernels = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv3d)]
+    assert sum(kernels) == cost  # every weight meets every voxel once
+    assert 2 * depth >= max(fov) // 2  # the seed reaches the faces

@@ -18,7 +18,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -66,36 +66,31 @@ class ChannelNorm(nn.Module):
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class FFN(nn.Module):
-    """Residual 3-D convolution stack with an additive seed update.
+class FloodNetwork(nn.Module):
+    """What every flood-filling network is: how it moves, how its seed is read, and where its weights begin.
 
     Args:
         fov_zyx: voxels that one move sees, odd numbers. The network itself is convolutional and takes any size;
             training and inference use this one.
         deltas_zyx: how far the next move may lie, per axis.
-        depth: number of modules of two convolutions, the first included. 2 * depth should reach the field of view's
-            radius, or the seed cannot influence its faces.
-        features: channels of every hidden layer.
         init_activation, pad_value, move_threshold: how a seed is read, as probabilities: an object begins with
             `init_activation` at one voxel and `pad_value` everywhere else, and grows to positions that reach
             `move_threshold`. The network is trained with these numbers and means nothing with others, so they are
             part of it.
-        norm: "group", "layer" or null (as published).
         init: "truncated_normal" (standard deviation 0.01, as in the published code) or "he" (variance-preserving for
             ReLU; the head starts at zero, so that the untrained network leaves its seed as it is).
     """
+
+    head: Convolution
 
     def __init__(
         self,
         fov_zyx: Sequence[int],
         deltas_zyx: Sequence[int],
-        depth: int,
-        features: int,
         init_activation: float,
         pad_value: float,
         move_threshold: float,
-        norm: Normalisation | None = None,
-        init: Literal["truncated_normal", "he"] = "truncated_normal",
+        init: Literal["truncated_normal", "he"],
     ) -> None:
         super().__init__()
         self.fov_zyx = _three(fov_zyx, "fov_zyx")
@@ -115,23 +110,9 @@ class FFN(nn.Module):
             if not 0 < value < 1:
                 raise ValueError(f"{name} is a probability strictly between 0 and 1, came {value}")
         self.init_activation, self.pad_value, self.move_threshold = init_activation, pad_value, move_threshold
-        if depth < 1 or features < 1:
-            raise ValueError(f"depth and features must be at least 1, came {depth} and {features}")
-        if norm not in (None, "group", "layer"):
-            raise ValueError(f"norm must be group, layer or null, came {norm!r}")
         if init not in ("truncated_normal", "he"):
             raise ValueError(f"init must be truncated_normal or he, came {init!r}")
-        if norm == "group" and features % GROUP_CHANNELS:
-            raise ValueError(f"group normalisation needs features divisible by {GROUP_CHANNELS}, came {features}")
         self.init = init
-        inputs = [2] + [features] * (depth - 1)
-        self.conv_a = nn.ModuleList(Convolution(channels, features, 3, padding=1) for channels in inputs)
-        self.conv_b = nn.ModuleList(Convolution(features, features, 3, padding=1) for _ in range(depth))
-        self.norms = nn.ModuleList(_normalisation(norm, features) for _ in range(depth + 1))
-        self.head = Convolution(features, 1, 1)
-        self.reset_parameters()
-        # oneDNN convolves this layout 1.5 times faster than the default one.
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh initial weights from `generator`, by default torch's global one."""
@@ -148,11 +129,47 @@ class FFN(nn.Module):
         if self.init == "he":
             nn.init.zeros_(self.head.weight)
 
-    def untrained(self, seed: int = 0) -> FFN:
+    def untrained(self, seed: int = 0) -> Self:
         """A copy with initial weights: the baseline that a trained network has to beat."""
         network = copy.deepcopy(self)
         network.reset_parameters(torch.Generator().manual_seed(seed))
         return network
+
+
+class FFN(FloodNetwork):
+    """Residual 3-D convolution stack with an additive seed update.
+
+    Args:
+        fov_zyx, deltas_zyx, init_activation, pad_value, move_threshold, init: see `FloodNetwork`.
+        depth: number of modules of two convolutions, the first included. 2 * depth should reach the field of view's
+            radius, or the seed cannot influence its faces.
+        features: channels of every hidden layer.
+        norm: "group", "layer" or null (as published).
+    """
+
+    def __init__(
+        self,
+        fov_zyx: Sequence[int],
+        deltas_zyx: Sequence[int],
+        depth: int,
+        features: int,
+        init_activation: float,
+        pad_value: float,
+        move_threshold: float,
+        norm: Normalisation | None = None,
+        init: Literal["truncated_normal", "he"] = "truncated_normal",
+    ) -> None:
+        super().__init__(fov_zyx, deltas_zyx, init_activation, pad_value, move_threshold, init)
+        if depth < 1 or features < 1:
+            raise ValueError(f"depth and features must be at least 1, came {depth} and {features}")
+        inputs = [2] + [features] * (depth - 1)
+        self.conv_a = nn.ModuleList(Convolution(channels, features, 3, padding=1) for channels in inputs)
+        self.conv_b = nn.ModuleList(Convolution(features, features, 3, padding=1) for _ in range(depth))
+        self.norms = nn.ModuleList(normalisation(norm, features) for _ in range(depth + 1))
+        self.head = Convolution(features, 1, 1)
+        self.reset_parameters()
+        # oneDNN convolves this layout 1.5 times faster than the default one.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor, seed_logits: Tensor) -> Tensor:
         """Updated logits, (B, 1, Z, Y, X), from the normalised image and the seed logits of the same shape."""
@@ -164,8 +181,13 @@ class FFN(nn.Module):
         return seed_logits + self.head(F.relu(self.norms[-1](hidden)))
 
 
-def _normalisation(norm: Normalisation | None, features: int) -> nn.Module:
+def normalisation(norm: Normalisation | None, features: int) -> nn.Module:
+    """The layer of that name over `features` channels; the identity for None."""
+    if norm not in (None, "group", "layer"):
+        raise ValueError(f"norm must be group, layer or null, came {norm!r}")
     if norm == "group":
+        if features % GROUP_CHANNELS:
+            raise ValueError(f"group normalisation needs features divisible by {GROUP_CHANNELS}, came {features}")
         return nn.GroupNorm(features // GROUP_CHANNELS, features)
     return ChannelNorm(features) if norm == "layer" else nn.Identity()
 
