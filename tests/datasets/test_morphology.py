@@ -72,6 +72,13 @@ def test_evaluation_graphs_are_the_same_at_every_visit_and_not_augmented() -> No
     assert int(a.label) == source.labels("test")[0]
 
 
+def test_another_draw_keeps_other_nodes_and_all_keeps_all() -> None:
+    source = simulated()
+    first, again, second = (source.unaugmented("test", draw)[0].pos for draw in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, second) and len(second) == 24
+    assert len(source.unaugmented("test", "all")[0].pos) == min(300, len(source.cells("test")[0]))
+
+
 def test_views_come_from_the_seed_of_the_draw_alone() -> None:
     items = simulated().split("train")
     np.random.seed(1)

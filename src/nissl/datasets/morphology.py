@@ -82,7 +82,7 @@ class CellSource:
         self._trees = [
             CachedTree.from_cell(cell, cache_nodes, _generator(split_seed, cell.id, 0)) for cell in self._cells
         ]
-        self._graphs: dict[int, Data] = {}
+        self._graphs: dict[tuple[int, int | Literal["all"]], Data] = {}
         self._embed_nodes, self._split_seed = embed_nodes, split_seed
         log.info("%d train, %d val, %d test cells", *(len(self._rows[k]) for k in ("train", "val", "test")))
 
@@ -90,9 +90,13 @@ class CellSource:
         """Pairs of views for "train", single graphs for "val" and "test"."""
         return ViewPairs(self) if name == "train" else self.unaugmented(name)
 
-    def unaugmented(self, name: SplitName) -> Dataset[Any]:
-        """One graph per cell, no augmentation: what embeddings are computed from, also for "train"."""
-        return Graphs(self, self._rows[name])
+    def unaugmented(self, name: SplitName, draw: int | Literal["all"] = 0) -> Dataset[Any]:
+        """One graph per cell, no augmentation: what embeddings are computed from, also for "train".
+
+        Args:
+            draw: which of the random thinnings to `embed_nodes` stands for a cell; "all" keeps all cached nodes.
+        """
+        return Graphs(self, self._rows[name], draw)
 
     def cells(self, name: SplitName) -> list[CellGraph]:
         """Whole cells of a split, in the order of its graphs; hand-made features are computed from these."""
@@ -109,17 +113,17 @@ class CellSource:
             items = [first for first, _ in items] + [second for _, second in items]
         return Batch.from_data_list(items)
 
-    def evaluation_graph(self, row: int) -> Data:
-        """The one graph that stands for a cell in evaluation; the same whenever it is asked for."""
-        if row not in self._graphs:
+    def evaluation_graph(self, row: int, draw: int | Literal["all"] = 0) -> Data:
+        """A graph that stands for a cell in evaluation; the same whenever it is asked for. See `unaugmented`."""
+        if (row, draw) not in self._graphs:
             tree, cell = self._trees[row], self._cells[row]
             pos, parent = tree.pos, tree.parent
-            if self._embed_nodes is not None and len(tree) > self._embed_nodes:
-                rng = _generator(self._split_seed, cell.id, 1)
+            if draw != "all" and self._embed_nodes is not None and len(tree) > self._embed_nodes:
+                rng = _generator(self._split_seed, cell.id, 1 + draw)
                 kept, parent = subsample(tree.parent, np.ones(len(tree), bool), self._embed_nodes, rng)
                 pos = tree.pos[kept]
-            self._graphs[row] = graph_of(pos, parent, int(self._labels[row]))
-        return self._graphs[row]
+            self._graphs[row, draw] = graph_of(pos, parent, int(self._labels[row]))
+        return self._graphs[row, draw]
 
     def view_pair(self, row: int, rng: np.random.Generator) -> tuple[Data, Data]:
         """Two independent views of one cell, with positional encodings if a task has said how (`encode`)."""
@@ -150,14 +154,14 @@ class ViewPairs(Dataset[tuple[Data, Data]]):
 class Graphs(Dataset[Data]):
     """Evaluation items: the graph of each cell."""
 
-    def __init__(self, source: CellSource, rows: np.ndarray) -> None:
-        self.source, self.rows = source, rows
+    def __init__(self, source: CellSource, rows: np.ndarray, draw: int | Literal["all"] = 0) -> None:
+        self.source, self.rows, self.draw = source, rows, draw
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Data:
-        return self.source.evaluation_graph(int(self.rows[index]))
+        return self.source.evaluation_graph(int(self.rows[index]), self.draw)
 
 
 def graph_of(pos: np.ndarray, parent: np.ndarray, label: int) -> Data:
