@@ -147,7 +147,7 @@ def data_of(volume):
     return SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
 
 
-SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None, "float32")
+SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None, "float32", False)
 
 
 def test_the_evaluator_measures_the_network_and_the_answers_it_must_beat():

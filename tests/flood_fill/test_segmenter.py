@@ -49,6 +49,7 @@ def segmenter(**changed):
         "batch_size": 1,
         "max_moves": None,
         "precision": "float32",
+        "reflect_border": False,
     }
     return FloodFill(**(values | changed))
 
@@ -61,6 +62,16 @@ def test_two_bars_become_two_segments():
         ids, counts = np.unique(found.ids[truth.labels == bar], return_counts=True)
         assert ids[counts.argmax()] > 0 and counts.max() / counts.sum() > 0.8
     assert not found.ids[truth.labels == 0].any()
+
+
+def test_objects_reach_the_faces_of_a_mirrored_image_and_begin_where_they_did() -> None:
+    truth = volume()
+    (found,) = segmenter(reflect_border=True).segment(BrightIsInside(), [truth])
+    assert found.ids.shape == truth.labels.shape and len(found.origins) == 2
+    for segment, origin in found.origins.items():
+        assert found.ids[origin.start_zyx] == segment
+    thin = segmenter(reflect_border=True).segment(BrightIsInside(), [volume(shape=(9, 32, 40))])[0]
+    assert len(thin.origins) == 2  # without the mirror, only seeds in the middle section could move
 
 
 def test_the_same_question_is_flooded_once_and_another_one_again():

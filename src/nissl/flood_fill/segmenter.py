@@ -6,6 +6,7 @@ image, same settings) get the one made first: flooding is what evaluation spends
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
@@ -63,6 +64,8 @@ class FloodFill:
         max_moves: per volume; null for no limit.
         precision: "float32", or "bfloat16" for the network's convolutions; seeds stay float32. Many times faster on
             GPUs and on processors with AMX, slower than float32 on others.
+        reflect_border: mirror the image at its faces by half a field of view, so that objects may start and move up to
+            the last voxel. Without it, as published, what lies nearer to a face is reached only from further inside.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class FloodFill:
         batch_size: int,
         max_moves: int | None,
         precision: str,
+        reflect_border: bool,
     ) -> None:
         self.move_threshold, self.segment_threshold = move_threshold, segment_threshold
         self.min_segment_size = min_segment_size
@@ -86,7 +90,7 @@ class FloodFill:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {list(PRECISIONS)}, came {precision!r}")
         self.seed_policy, self.batch_size, self.max_moves = seed_policy, batch_size, max_moves
-        self.precision = precision
+        self.precision, self.reflect_border = precision, reflect_border
 
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
@@ -121,7 +125,8 @@ class FloodFill:
         limit = min(limits) if limits else None
         thresholds = self.thresholds(network)
         fov_and_deltas = (network.fov_zyx, network.deltas_zyx)
-        settings = (thresholds, fov_and_deltas, self.seed_policy, self.batch_size, limit, self.precision)
+        numerics = (self.batch_size, self.precision, self.reflect_border)
+        settings = (thresholds, fov_and_deltas, self.seed_policy, limit, numerics)
         key = _fingerprint(network, volumes, settings)
         if key not in _finished:
             _finished[key] = self._flood(network, volumes, thresholds, limit)
@@ -150,26 +155,37 @@ class FloodFill:
                 )
             voxel_size = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
             starts = SEED_POLICIES[self.seed_policy](image, tuple(voxel_size))
+            if self.reflect_border:
+                image = np.pad(image, [(size // 2,) * 2 for size in fov], mode="reflect")
+                starts = starts + np.asarray(fov) // 2
             canvases.append(Canvas(torch.from_numpy(image).to(device), fov, deltas, thresholds, starts, max_moves))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             executor.run(canvases, network, self.batch_size)
         seconds = time.process_time() - before
         segmentations = []
         for volume, canvas in zip(volumes, canvases, strict=True):
-            ids = canvas.segmentation.clamp(min=0).cpu().numpy()
+            ids, origins = canvas.segmentation.clamp(min=0).cpu().numpy(), canvas.origins
+            if self.reflect_border:
+                z, y, x = (slice(size // 2, -(size // 2)) for size in fov)
+                ids = ids[z, y, x]
+                origins = {segment: _shifted(origin, -(np.asarray(fov) // 2)) for segment, origin in origins.items()}
             counters = dict(sorted(canvas.counters.items()))
             counters["seeds"] = len(canvas.seeds)
             log.info("flooded '%s': %s", volume.name, counters)
             segmentations.append(
                 Segmentation(
                     volume.native(ids),
-                    canvas.origins,
+                    origins,
                     counters,
                     cpu_seconds=seconds * canvas.counters["moves"] / max(sum(c.counters["moves"] for c in canvases), 1),
                     truncated=canvas.next_seed < len(canvas.seeds) or canvas.start is not None,
                 )
             )
         return segmentations
+
+
+def _shifted(origin: Origin, offset_zyx: np.ndarray) -> Origin:
+    return dataclasses.replace(origin, start_zyx=triple(np.add(origin.start_zyx, offset_zyx)))
 
 
 def _fingerprint(network: nn.Module, volumes: Sequence[AnnotatedVolume], settings: tuple[object, ...]) -> str:
