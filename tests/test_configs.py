@@ -41,7 +41,10 @@ def test_an_experiment_asks_a_question_and_has_a_record(name: str) -> None:
 def test_every_record_has_its_recipe() -> None:
     folder = ROOT / "experiments"
     records = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    assert set(records) <= set(TREE.groups.get("experiment", []))
+    without = set(records) - set(TREE.groups.get("experiment", []))
+    for name in without:  # what a benchmark or a command of nissl measured; it has no configuration of its own
+        text = (folder / name / "README.md").read_text()
+        assert "python benchmarks/" in text or "nissl doctor" in text, name
 
 
 @pytest.mark.parametrize("name", options(*MIRRORED))

@@ -103,6 +103,20 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "say what is installed, what is missing, and what to do")
     doctor.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    patients = doctor.add_subparsers(title="commands", metavar="swc")
+    swc = patients.add_parser("swc", help="what is wrong with SWC files, and what reading them would do")
+    swc.add_argument("paths", nargs="+", type=Path, help="folders, .tar(.gz) or .zip archives, or files")
+    swc.add_argument("--strict", action="store_true", help="refuse every error instead of repairing it")
+    swc.add_argument("--root", choices=("error", "first", "largest_radius"), default="error",
+                     help="what stands for a missing soma (default: error)")  # fmt: skip
+    swc.add_argument("--soma", choices=("error", "first", "largest"), default="error",
+                     help="which of several somata (default: error)")  # fmt: skip
+    swc.add_argument("--scale-um", type=float, default=1.0, help="um per unit of the files (default: 1)")
+    swc.add_argument("--pattern", default="*.swc", help="paths inside that are neurons (default: *.swc)")
+    swc.add_argument("--long", action="store_true", help="every finding of every file, not the table alone")
+    swc.add_argument("--csv", type=Path, help="also write one row per file and finding")
+    swc.add_argument("--write", type=Path, metavar="FOLDER", help="also write the repaired files there")
+    swc.set_defaults(run=_doctor_swc)
 
     data = command("data", _data_list, "known public data sets")
     data_commands = data.add_subparsers(title="commands", required=True, metavar="list|check")
@@ -290,6 +304,30 @@ def _doctor(arguments: argparse.Namespace) -> int:
     findings = list(diagnose(arguments.runs, data_root(), data_sets))
     print(*findings, sep="\n")
     return 1 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _doctor_swc(arguments: argparse.Namespace) -> int:
+    from nissl.datasets.swc_doctor import diagnose_files, summary, write_clean, write_csv
+    from nissl.datasets.swc_report import Rules
+
+    rules = Rules(
+        policy="strict" if arguments.strict else "repair",
+        root=arguments.root,
+        soma=arguments.soma,
+        scale_um=arguments.scale_um,
+    )
+    seen = []
+    for diagnosis in diagnose_files(arguments.paths, rules, arguments.pattern):
+        seen.append(diagnosis)
+        if arguments.long or diagnosis.outcome == "refused":
+            print(diagnosis, flush=True)
+    print(summary(seen))
+    if arguments.csv is not None:
+        write_csv(seen, arguments.csv)
+        print(arguments.csv)
+    if arguments.write is not None:
+        print(f"{write_clean(seen, arguments.write)} files in {arguments.write}")
+    return 1 if any(diagnosis.outcome == "refused" for diagnosis in seen) else 0
 
 
 def _data_list(arguments: argparse.Namespace) -> int:

@@ -10,53 +10,17 @@ from nissl.datasets.cell_graph import CellGraph, path_length
 from nissl.datasets.swc import merge_coincident, parse_swc, read_swc, write_swc
 from nissl.datasets.swc_report import Rules, SwcError
 
-CLEAN = """# a soma, a stem that forks, one more dendrite
-1 1 0 0 0 5 -1
-2 3 0 20 0 1 1
-3 3 0 40 0 1 2
-4 3 10 60 0 1 3
-5 3 -10 60 0 1 3
-6 3 0 -30 0 1 1
-"""
-
-# code -> text with that one pathology. All of these have a stated repair under `FIXES`.
-REPAIRABLE = {
-    "several_roots": CLEAN + "7 3 30 60 0 1 -1\n8 3 40 60 0 1 7\n",
-    "child_before_parent": "1 1 0 0 0 5 -1\n2 3 0 40 0 1 3\n3 3 0 20 0 1 1\n",
-    "missing_parent": CLEAN + "7 3 30 60 0 1 99\n",
-    "parent_zero": CLEAN.replace("5 -1", "5 0"),
-    "ids_from_zero": "0 1 0 0 0 5 -1\n1 3 0 20 0 1 0\n2 3 0 -20 0 1 0\n",
-    "gaps_in_ids": CLEAN.replace("6 3 0 -30", "60 3 0 -30"),
-    "duplicate_id": CLEAN + "6 3 0 -60 0 1 6\n",
-    "self_parent": CLEAN + "7 3 30 60 0 1 7\n",
-    "cycle": CLEAN + "7 3 30 60 0 1 8\n8 3 40 60 0 1 7\n",
-    "float_id": CLEAN.replace("6 3 0", "6.0 3.0 0"),
-    "tabs": CLEAN.replace(" ", "\t").replace("#\ta\tsoma,\ta\t", "# "),
-    "extra_columns": CLEAN.replace("0 -30 0 1 1", "0 -30 0 1 1 8 9"),
-    "coincident_nodes": CLEAN + "7 3 0 -30 0 1 6\n",
-    "no_soma": CLEAN.replace("1 1 0 0", "1 3 0 0"),
-    "soma_unlabelled": "1 2 0 0 0 1 -1\n2 2 0 20 0 1 1\n3 3 0 0 0 1 -1\n4 3 0 -20 0 1 3\n",
-    "soma_not_root": "1 0 0 40 0 1 -1\n2 0 0 20 0 1 1\n3 1 0 0 0 5 2\n4 3 0 -20 0 1 3\n",
-    "soma_with_neurite_parent": "1 3 0 40 0 1 -1\n2 3 0 20 0 1 1\n3 1 0 0 0 5 2\n4 3 0 -20 0 1 3\n",
-    "several_somata": CLEAN + "7 1 60 60 0 4 -1\n8 3 60 80 0 1 7\n",
-    "soma_points": "1 1 0 0 0 5 -1\n2 1 0 5 0 5 1\n3 1 0 -5 0 5 1\n4 3 0 20 0 1 1\n5 3 0 40 0 1 4\n",
-    "soma_rule_broken": "1 1 0 0 0 5 -1\n2 1 3 3 1 5 1\n3 1 -3 -3 -1 5 1\n4 3 0 20 0 1 1\n5 3 0 40 0 1 4\n",
-    "soma_bifurcates": CLEAN.replace("4 3 10 60", "4 1 10 60"),
-    "soma_displaced": "1 1 0 0 0 5 -1\n2 3 0 900 0 1 1\n3 3 0 901 0 1 2\n4 3 0 902 0 1 3\n5 3 0 903 0 1 4\n",
-    "custom_types": CLEAN.replace("4 3 10 60", "4 6 10 60"),
-    "all_type_zero": "1 0 0 0 0 5 -1\n2 0 0 20 0 1 1\n3 0 0 40 0 1 2\n",
-    "wrong_unit": CLEAN.replace("60", "60000"),
-    "disconnected_after_conversion": CLEAN + "7 3 6 0 0 1 -1\n8 3 30 0 0 1 7\n",
-    "non_finite": CLEAN.replace("6 3 0 -30", "6 3 nan -30"),
-    "non_positive_radius": CLEAN.replace("0 -30 0 1 1", "0 -30 0 0 1"),
-}  # fmt: skip
-HOPELESS = {
-    "empty": "# nothing but a comment\n\n",
-    "soma_only": "1 1 0 0 0 5 -1\n",
-    "not_a_number": CLEAN.replace("6 3 0 -30", "6 3 zero -30"),
-    "not_an_integer": CLEAN.replace("6 3 0", "6.5 3 0"),
-    "short_line": CLEAN.replace("0 -30 0 1 1", "0 -30"),
-}
+FILES = Path(__file__).parent / "swc_files"  # one tiny file per pathology, named by its code
+HOPELESS = ("empty", "not_a_number", "not_an_integer", "short_line", "soma_only")
+HARMLESS = ("clean", "number_parsing")  # no finding
+TEXTS = {path.stem: path.read_bytes().decode() for path in sorted(FILES.glob("*.swc"))}
+REPAIRABLE = {code: text for code, text in TEXTS.items() if code not in (*HOPELESS, *HARMLESS)}
+CLEAN = TEXTS["clean"]
+# Every row of the specification's table that a file alone can show; `not_upright` cannot be seen in one.
+SPECIFIED = """several_roots child_before_parent missing_parent parent_zero ids_from_zero gaps_in_ids duplicate_id
+self_parent cycle float_id number_parsing tabs coincident_nodes no_soma soma_unlabelled soma_not_root
+soma_with_neurite_parent several_somata soma_points soma_rule_broken soma_bifurcates soma_displaced custom_types
+all_type_zero wrong_unit disconnected_after_conversion non_finite non_positive_radius empty soma_only""".split()
 RULES = Rules(root="first", soma="first")
 ALSO = {"wrong_unit": {"soma_displaced"}}
 
@@ -76,6 +40,17 @@ def assert_is_a_tree(cell: CellGraph) -> None:
     assert np.all(cell.parent[1:] < np.arange(1, len(cell)))
 
 
+def test_every_specified_pathology_has_a_file() -> None:
+    assert set(SPECIFIED) <= set(TEXTS)
+
+
+def test_long_decimals_are_read_exactly_and_are_no_finding() -> None:
+    cell, report = parse_swc(TEXTS["number_parsing"], "cell.swc")
+    assert cell is not None and report.codes == [] and cell.parent.tolist() == [-1, 0, 1]
+    np.testing.assert_array_equal(cell.pos[1], np.float32([-0.0017926065475997177, 20.000000000000004, 1e-3]))
+    np.testing.assert_array_equal(cell.pos[2], np.float32([-17.926065475997177, 40.0, 0.5]))
+
+
 def test_a_clean_file_has_no_findings() -> None:
     cell, report = parse_swc(CLEAN, "cell.swc")
     assert report.codes == [] and cell is not None
@@ -84,8 +59,7 @@ def test_a_clean_file_has_no_findings() -> None:
 
 @pytest.mark.parametrize("code", [*REPAIRABLE, *HOPELESS])
 def test_diagnosis_finds_exactly_the_pathology(code: str) -> None:
-    text = {**REPAIRABLE, **HOPELESS}[code]
-    cell, report = parse_swc(text, "cell.swc", Rules(policy="diagnose"))
+    cell, report = parse_swc(TEXTS[code], "cell.swc", Rules(policy="diagnose"))
     assert cell is None
     assert [c for c in report.codes if c not in ALSO.get(code, set())] == [code]
     assert all(finding.fix == "" for finding in report.findings)
@@ -103,7 +77,7 @@ def test_repair_gives_one_tree_rooted_at_node_0(code: str) -> None:
 @pytest.mark.parametrize("code", HOPELESS)
 def test_what_cannot_be_repaired_raises_with_file_and_advice(code: str) -> None:
     with pytest.raises(SwcError, match=f"{code} in 'cell.swc'.*: .+"):
-        parse_swc(HOPELESS[code], "cell.swc", RULES)
+        parse_swc(TEXTS[code], "cell.swc", RULES)
 
 
 @pytest.mark.parametrize("code", REPAIRABLE)
@@ -152,6 +126,14 @@ def test_tabs_crlf_bom_commas_comments_and_exponents_parse_exactly() -> None:
     text = "\ufeff# header\r\n1\t1\t0\t0\t0\t5\t-1 # soma\r\n\r\n2,3,1e1,-0.0017926065475997177,0,1,1\r\n"
     cell = cell_of(text)
     np.testing.assert_array_equal(cell.pos[1], np.float32([10.0, -0.0017926065475997177, 0.0]))
+
+
+def test_a_thin_node_is_not_taken_for_the_soma_if_a_radius_is_asked_for() -> None:
+    text = TEXTS["soma_not_root"].replace("3 1 0 0 0 5", "3 3 0 0 0 5")
+    thick = cell_of(text, Rules(root="largest_radius", min_soma_radius_um=4.0))
+    np.testing.assert_array_equal(thick.pos[0], 0.0)
+    with pytest.raises(SwcError, match="largest radius is 5 um, below min_soma_radius_um=6"):
+        cell_of(text, Rules(root="largest_radius", min_soma_radius_um=6.0))
 
 
 def test_ids_from_zero_keep_all_neurites() -> None:

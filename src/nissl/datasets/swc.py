@@ -217,6 +217,13 @@ def _root_without_soma(nodes: SwcTable, diagnosis: Diagnosis) -> int:
     chosen = int(roots[0])
     if rules.root == "largest_radius":
         chosen = int(np.argmax(np.nan_to_num(nodes.radius, nan=-1.0)))
+        if rules.min_soma_radius_um > 0 and not nodes.radius[chosen] >= rules.min_soma_radius_um:
+            advice = (
+                f"no node of type 1, and the largest radius is {nodes.radius[chosen]:.4g} um, below "
+                f"min_soma_radius_um={rules.min_soma_radius_um:g}; lower it, or pass root='first'"
+            )
+            diagnosis.add("no_soma", "error", [nodes.line[chosen]], advice=advice)
+            raise StopDiagnosis
     fix = "" if rules.root == "error" else f"line {nodes.line[chosen]} ({rules.root}) stands for the soma"
     if np.all(nodes.type == 0):
         advice = "no node has a type, so neither soma nor axon is known; pass root='first' or root='largest_radius'"

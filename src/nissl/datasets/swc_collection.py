@@ -8,9 +8,8 @@ reason; every repair is in the report. One bad file does not hide the next: erro
 from __future__ import annotations
 
 import logging
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,11 +19,11 @@ import pandas as pd
 
 from nissl.datasets.cell_graph import CellGraph, join_components, take
 from nissl.datasets.swc import NAMED_TYPES, parse_swc
+from nissl.datasets.swc_files import ARCHIVES, Member, check_source, members
 from nissl.datasets.swc_report import Finding, Rules, SwcError, SwcReport
 
 log = logging.getLogger(__name__)
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CANNOT_BE_CELLS = ("empty", "soma_only")  # left out with a reason, not an error of the collection
 
 
@@ -86,30 +85,24 @@ class Collection:
         return "\n  ".join(lines)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One SWC file of a folder or archive: the row it belongs to, and its bytes."""
-
-    key: tuple[str, str]  # archive name ("" for a folder), path inside
-    content: bytes
-
-
 def read_collection(
     paths: str | Path | Sequence[str | Path],
     metadata: str | Path | None,
     label: str,
     preprocessing: Preprocessing,
     unmatched: Literal["error", "skip"] = "error",
+    pattern: str = "*.swc",
 ) -> Collection:
     """Read every SWC file of `paths`.
 
     Args:
-        paths: folders or .tar(.gz) archives.
+        paths: folders, .tar(.gz) or .zip archives, single files.
         metadata: CSV with a column `file` (path inside the folder or archive), optionally `archive` (its file name),
             and the label column. None takes the name of the folder that a file lies in as its label.
         label: the column that holds the class.
         preprocessing: how files become cells.
         unmatched: what to do about rows without a file, files without a row, and empty labels.
+        pattern: which paths inside folder or archive are neurons, see `members`.
 
     Raises:
         ValueError: for missing paths, columns, files or labels, and for files that cannot be repaired; all at once.
@@ -118,10 +111,7 @@ def read_collection(
     if not sources:
         raise ValueError("dataset.path is empty; give a folder or a .tar.gz archive of SWC files")
     for source in sources:
-        if not source.exists():
-            raise ValueError(f"no such folder or archive: '{source}'. Set NISSL_DATA or dataset.path")
-        if source.is_file() and not source.name.endswith(ARCHIVES):
-            raise ValueError(f"'{source}' is neither a folder nor a {', '.join(ARCHIVES)} archive")
+        check_source(source)
     table = None if metadata is None else _read_table(Path(metadata), label, sources)
     collection = Collection(files=[] if metadata is None else [Path(metadata)])
 
@@ -129,7 +119,7 @@ def read_collection(
     failures: list[str] = []
     without_row: list[str] = []
     for source in sources:
-        for member in _members(source, collection.files):
+        for member in members(source, collection.files, pattern):
             if table is not None and member.key not in table.index:
                 without_row.append(member.key[1])
                 continue
@@ -137,7 +127,7 @@ def read_collection(
             if cell is not None:
                 seen[member.key] = cell
     if not seen and not failures and not collection.left_out and not without_row:
-        raise ValueError(f"no .swc file in {', '.join(map(str, sources))}")
+        raise ValueError(f"no file in {', '.join(map(str, sources))} matches {pattern!r}")
     if failures:
         raise ValueError(
             f"{len(failures)} SWC files cannot be used:\n  "
@@ -163,7 +153,7 @@ def _read_table(path: Path, label: str, sources: list[Path]) -> pd.DataFrame:
     for column in ("file", label):
         if column not in table.columns:
             raise ValueError(f"'{path}' has no column {column!r}; it has {', '.join(table.columns)}")
-    archives = {s.name for s in sources if s.is_file()}
+    archives = {s.name for s in sources if s.name.endswith(ARCHIVES)}
     archive = table["archive"] if "archive" in table.columns else pd.Series("", index=table.index)
     if archives and "archive" in table.columns:
         here = archive.isin(archives)
@@ -180,28 +170,8 @@ def _read_table(path: Path, label: str, sources: list[Path]) -> pd.DataFrame:
     return table
 
 
-def _members(source: Path, files: list[Path]) -> Iterator[_Member]:
-    """SWC files of one folder or archive, in order of their paths; what is opened is added to `files`."""
-    if source.is_dir():
-        for path in sorted(source.rglob("*.swc")):
-            files.append(path)
-            yield _Member(("", path.relative_to(source).as_posix()), path.read_bytes())
-        return
-    files.append(source)
-    try:
-        with tarfile.open(source) as archive:
-            members = []
-            for info in archive:
-                stream = archive.extractfile(info) if info.name.endswith(".swc") else None
-                if stream is not None:
-                    members.append(_Member((source.name, info.name.removeprefix("./")), stream.read()))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"'{source}' is truncated or no tar archive: {error}") from error
-    yield from sorted(members, key=lambda member: member.key)
-
-
 def _read_cell(
-    member: _Member, preprocessing: Preprocessing, collection: Collection, failures: list[str]
+    member: Member, preprocessing: Preprocessing, collection: Collection, failures: list[str]
 ) -> CellGraph | None:
     name = member.key[1]
     rules = preprocessing.rules

@@ -24,6 +24,7 @@ class Rules:
     Attributes:
         policy: see the module's docstring.
         root: which node stands for the soma where the file has none.
+        min_soma_radius_um: root="largest_radius" takes no node thinner than this for the soma.
         soma: which one to keep where the file has several separate ones; "largest" is by radius.
         scale_um: um per unit of the file, one number or x, y, z.
         type_map: custom type (5 and up) -> standard type; unknown ones become 0.
@@ -40,6 +41,7 @@ class Rules:
     drop_types: Sequence[int] = ()
     max_gap_um: float = float("inf")
     merge_coincident: bool = False
+    min_soma_radius_um: float = 0.0
 
     def __post_init__(self) -> None:
         choices = {
@@ -102,6 +104,7 @@ class SwcReport:
                 "count": f.count,
                 "lines": " ".join(map(str, f.lines)),
                 "fix": f.fix,
+                "advice": "" if f.fix else f.advice,
             }
             for f in self.findings
         ]
