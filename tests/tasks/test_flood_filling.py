@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from nissl.flood_fill.movement import logit
 from nissl.models.ffn import FFN
 from nissl.tasks.flood_filling import FloodFilling, _counts, _f_scores
 
@@ -22,7 +21,17 @@ SGD = functools.partial(torch.optim.SGD, lr=0.1)
 
 
 def task(model=None, optimizer=SGD, **changed):
-    values = {"max_moves": None, "soft_label": 0.05, "clip_value": 0.7, "decay_steps": None, "ema_decay": None}
+    values = {
+        "policy": "fixed",
+        "window_radius": 2,
+        "max_moves": None,
+        "moves_per_step": None,
+        "soft_label": 0.05,
+        "clip_value": 0.7,
+        "nonfinite": "abort",
+        "decay_steps": None,
+        "ema_decay": None,
+    }
     torch.manual_seed(0)
     model = model or FFN(FOV, DELTAS, 2, 8, 0.95, 0.5, 0.6, "group", "he")
     return FloodFilling(model, optimizer, **(values | changed))
@@ -72,69 +81,31 @@ def fit(module, batches, **arguments):
     return trainer
 
 
-@torch.no_grad()
-def moves_of(module, examples, max_moves=None):
-    """The rounds of moves, with the network's answers written back."""
-    seeds = module._fresh_seeds(examples["image"])
-    for slots, views in module._moves(examples["draw"], seeds, max_moves):
-        yield slots, views
-        image, _, seed = module._views(examples, seeds, slots, views)
-        module._write_back(seeds, slots, views, module.model(image, seed))
-
-
-def test_a_seed_begins_with_one_active_voxel():
-    seeds = task(Recorder())._fresh_seeds(batch()["image"])
-    assert seeds[0, 0, 5, 5, 5] == pytest.approx(logit(0.95))
-    assert torch.isclose(seeds, torch.tensor(logit(0.05))).sum() == 4 * (11**3 - 1)
-
-
-def test_only_offsets_that_the_object_reached_are_moved_to():
-    module = task(Recorder())
-    views = [view for _, views in moves_of(module, batch(num=1)) for view in views]
-    centres = {tuple(part.start + 3 for part in view) for view in views}
-    assert len(centres) == len(views)
-    # A bar along z and five voxels wide: of the 27 positions at -2, 0, +2 those with y and x within the bar.
-    assert len(views) == 27 and views[0] == (slice(2, 9),) * 3
-
-
-def test_an_object_that_reaches_nothing_is_moved_once():
-    module = task(Recorder(answer=logit(0.85)))
-    assert len(list(moves_of(module, batch()))) == 1
-
-
-def test_the_number_of_moves_can_be_limited():
-    assert len(list(moves_of(task(Recorder()), batch(), max_moves=5))) == 5
-
-
 def test_training_obeys_the_limit_and_validation_does_not():
     model = Recorder()
     fit(task(model, max_moves=3), [batch(num=1)], max_epochs=1, num_sanity_val_steps=0)
     assert len(model.sizes) == 3 + 27
 
 
-def test_the_order_of_moves_is_decided_by_the_draw_alone():
-    module = task(Recorder())
-    one = [views for _, views in moves_of(module, batch())]
-    two = [views for _, views in moves_of(module, batch())]
-    assert one == two
-    other = batch()
-    other["draw"] += 100
-    assert one != [views for _, views in moves_of(module, other)]
-
-
-def test_a_move_sees_what_the_moves_before_it_wrote():
-    model = Recorder()
-    list(moves_of(task(model), batch(num=1), max_moves=2))
-    assert (model.seeds[0] > 0).sum() == 1
-    assert (model.seeds[1] > 0).sum() > 20
-
-
 def test_finished_examples_are_not_evaluated_any_more():
     examples = batch()
     examples["image"][2:] = -1.0  # these objects stop at once
     model = Recorder()
-    list(moves_of(task(model), examples))
+    fit(task(model), [examples], max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0)
     assert model.sizes[0] == 4 and set(model.sizes[1:]) == {2}
+
+
+def test_steps_are_filled_with_examples_at_different_moves_and_none_is_lost():
+    model = Recorder()
+    module = task(model, max_moves=3)
+    batches = [batch(seed=i) for i in range(4)]
+    for examples in batches:
+        examples["image"][2:] = -1.0  # half of them stop after one move
+    fit(module, batches, max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0)
+    assert sum(model.sizes) == module.num_fovs == 4 * (2 * 3 + 2 * 1)
+    assert model.sizes == [4] * 7 + [2, 2]  # only the drain at the end leaves slots empty
+    steps = [{int((seed > 0).sum()) > 1 for seed in seeds} for seeds in model.seeds]
+    assert {True, False} in steps
 
 
 def test_no_gradient_crosses_from_one_move_to_the_next():
@@ -143,9 +114,18 @@ def test_no_gradient_crosses_from_one_move_to_the_next():
     assert all(not seed.requires_grad for seed in model.seeds)
 
 
-def test_examples_of_an_odd_size_are_refused():
-    with pytest.raises(ValueError, match="need|needs its field of view"):
-        list(moves_of(task(Recorder()), batch(size=12)))
+def test_an_undefined_loss_can_be_left_out_and_is_counted():
+    class Undefined(Recorder):
+        def forward(self, image, seed):
+            answer = super().forward(image, seed)
+            return answer * torch.nan if image[0, 0, 0, 0, 0] > 0 else answer
+
+    bad = batch(seed=1)
+    bad["image"][:] = 1.0
+    module = task(Undefined(), nonfinite="skip", max_moves=1)
+    trainer = fit(module, [batch(seed=0), bad, batch(seed=2)], max_epochs=1, limit_val_batches=0)
+    assert module.num_skipped == 1 and trainer.global_step == 2
+    assert torch.isfinite(module.model.weight) and module.num_fovs == 8
 
 
 def test_the_loss_falls_and_the_object_is_found_on_one_small_batch():
@@ -218,9 +198,16 @@ def test_scores_at_half_do_not_count_unvisited_voxels():
 
 
 def test_scores_of_nothing_are_zero():
-    assert all(value == 0 for value in _f_scores(torch.zeros(2, 3)).values())
+    assert all(value == 0 for value in _f_scores(torch.zeros(2, 4)).values())
 
 
-def test_a_wrong_decay_is_refused():
-    with pytest.raises(ValueError, match="ema_decay"):
-        task(ema_decay=1.0)
+def test_accuracy_and_specificity_count_what_is_rightly_left_out():
+    label = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    scores = _f_scores(_counts(torch.tensor([3.0, 3.0, -1.0, -1.0]), label))
+    assert scores["accuracy_at_90"] == 0.75 and scores["specificity_at_90"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("wrong", [{"ema_decay": 1.0}, {"policy": "spiral"}, {"nonfinite": "ignore"}])
+def test_a_wrong_setting_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        task(**wrong)

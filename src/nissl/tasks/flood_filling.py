@@ -1,30 +1,31 @@
 """Learning to grow one object: the network sees its own earlier answers, move after move.
 
 Each example starts with one active voxel at its centre. The network is trained on the field of view there, its answer
-is written back, and every neighbouring position that the answer reaches becomes the next training step, exactly as in
+is written back, and every neighbouring position that the answer reaches becomes a later training step, exactly as in
 inference (the parts of a move are those of `nissl.flood_fill.movement`). Nothing is back-propagated through moves.
 
-Source: Januszewski et al. 2018, https://doi.org/10.1038/s41592-018-0049-4; google/ffn (training/examples.py), policy
-`fixed`: the centre, then its 26 neighbours at +-deltas in random order, each only if the object has reached it.
-Differences: the order is drawn per example and visit, not once per run; only examples that still move are evaluated,
-so a batch shrinks instead of idling; and scores are given at probability 0.5 as well as at the reference's 0.9, which
-young networks never reach (soft labels end at 0.95).
+Source: Januszewski et al. 2018, https://doi.org/10.1038/s41592-018-0049-4; google/ffn (training/examples.py).
+Differences: an optimizer step takes examples at different moves, so that none waits for the others to finish; and
+scores are given at probability 0.5 as well as at the reference's 0.9, which young networks never reach (soft labels end
+at 0.95). On several devices each works on examples of its own, and gradients are averaged over all of their moves.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nissl.flood_fill.movement import Slices, Triple, logit, shell_offsets, window
+from nissl.flood_fill.movement import logit
+from nissl.tasks.growing import POLICIES, Growing, Movement, PolicyName
 
 WARMUP_STEPS, LOWEST_FACTOR = 100, 0.02  # of the learning rate's schedule
 CERTAIN, HALF = 0.9, 0.5  # probabilities at which an object is scored
@@ -39,10 +40,14 @@ class FloodFilling(pl.LightningModule):
     Args:
         model: the network.
         optimizer: partial of a torch optimizer, called with the parameters.
+        policy: where an example moves, see `nissl.tasks.growing.Movement`.
+        window_radius: of the policy "fixed_window", voxels.
         max_moves: a training example ends after this many moves, the first included; null lets it go to all of its
             offsets, as validation always does. Few moves of many examples teach a young network more than many of few.
+        moves_per_step: moves of different examples in one optimizer step; null takes as many as the loader's batch.
         soft_label: the target is 1 - soft_label inside the object and soft_label outside.
         clip_value: every entry of the gradient is clipped to this magnitude.
+        nonfinite: an infinite or undefined loss ends the training ("abort") or is left out and counted ("skip").
         decay_steps: the learning rate rises over the first 100 optimizer steps and falls along a cosine until this one;
             null keeps it constant.
         ema_decay: the network that is validated, evaluated and kept is the exponential average of the trained weights,
@@ -55,25 +60,38 @@ class FloodFilling(pl.LightningModule):
         "train/moves_per_example": None,
         "train/fovs": None,
         "train/examples": None,
+        "train/skipped_steps": "min",
         "val/loss": "min",
         "val/precision_at_50": "max",
         "val/recall_at_50": "max",
         "val/f1_at_50": "max",
+        "val/accuracy_at_50": "max",
+        "val/specificity_at_50": "max",
         "val/precision_at_90": "max",
         "val/recall_at_90": "max",
         "val/f1_at_90": "max",
+        "val/accuracy_at_90": "max",
+        "val/specificity_at_90": "max",
         "val/moves_per_example": None,
+        "val/moves_correct": None,
+        "val/moves_missed": "min",
+        "val/moves_spurious": "min",
     }
     num_fovs: Tensor
     num_examples: Tensor
+    num_skipped: Tensor
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Any,
+        policy: PolicyName,
+        window_radius: int,
         max_moves: int | None,
+        moves_per_step: int | None,
         soft_label: float,
         clip_value: float,
+        nonfinite: Literal["abort", "skip"],
         decay_steps: int | None,
         ema_decay: float | None,
     ) -> None:
@@ -81,18 +99,22 @@ class FloodFilling(pl.LightningModule):
         self.automatic_optimization = False
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, or be null, came {ema_decay}")
+        if policy not in POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, came {policy!r}")
+        if nonfinite not in ("abort", "skip"):
+            raise ValueError(f"nonfinite must be abort or skip, came {nonfinite!r}")
         self.model, self.make_optimizer, self.ema_decay = model, optimizer, ema_decay
         self.learner = model if ema_decay is None else copy.deepcopy(model)
-        self.fov: Triple = model.fov_zyx  # type: ignore[assignment]
-        self.deltas: Triple = model.deltas_zyx  # type: ignore[assignment]
-        self.init_logit, self.pad_logit, self.move_logit = (
-            logit(float(getattr(model, name))) for name in ("init_activation", "pad_value", "move_threshold")
-        )
-        self.max_moves, self.soft_label, self.clip_value = max_moves, soft_label, clip_value
+        self.init_logit, self.pad_logit = logit(float(model.init_activation)), logit(float(model.pad_value))  # type: ignore[arg-type]
+        threshold = logit(float(model.move_threshold))  # type: ignore[arg-type]
+        self.movement = Movement(model.fov_zyx, model.deltas_zyx, threshold, policy, window_radius)  # type: ignore[arg-type]
+        self.max_moves, self.moves_per_step = max_moves, moves_per_step
+        self.soft_label, self.clip_value, self.nonfinite = soft_label, clip_value, nonfinite
         self.decay_steps = decay_steps
         # Fields of view seen is the x-axis that compares with the literature; buffers survive a resume.
-        self.register_buffer("num_fovs", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("num_examples", torch.zeros((), dtype=torch.int64))
+        for name in ("num_fovs", "num_examples", "num_skipped"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self._growing: deque[Growing] = deque()
         self._scores: list[Tensor] = []
 
     def forward(self, image: Tensor, seed_logits: Tensor) -> Tensor:
@@ -101,37 +123,106 @@ class FloodFilling(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(self.learner.parameters())
 
+    def on_train_epoch_start(self) -> None:
+        self._growing.clear()
+
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        optimizer = self.optimizers()
-        losses, num_moves = [], 0
-        seeds = self._fresh_seeds(batch["image"])
-        for slots, views in self._moves(batch["draw"], seeds, self.max_moves):
-            image, target, seed = self._views(batch, seeds, slots, views)
-            new = self.learner(image, seed)
-            loss = F.binary_cross_entropy_with_logits(new, target)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss became {loss.item()} after {int(self.num_fovs)} fields of view. "
-                    "Lower task.optimizer.lr or task.clip_value."
-                )
-            optimizer.zero_grad()  # type: ignore[union-attr]
-            self.manual_backward(loss)
-            nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
-            for group in optimizer.param_groups:  # type: ignore[union-attr]
-                group["lr"] = optimizer.defaults["lr"] * self._learning_rate_factor()  # type: ignore[union-attr]
-            optimizer.step()  # type: ignore[union-attr]
-            self._average_weights()
-            self._write_back(seeds, slots, views, new.detach())
-            losses.append(loss.detach() * len(slots))
-            num_moves += len(slots)
-        self.num_fovs += num_moves
-        self.num_examples += len(seeds)
-        self.log("train/loss", torch.stack(losses).sum() / num_moves, prog_bar=True)
-        scores = _f_scores(_counts(seeds, batch["label"]))
-        self.log("train/f1_at_50", scores["f1_at_50"], prog_bar=True)
-        self.log("train/moves_per_example", num_moves / len(seeds))
+        """Optimizer steps while enough examples move to fill one; at an epoch's end, until none moves any more."""
+        num_slots = self.moves_per_step or len(batch["image"])
+        self._growing.extend(self._fresh(batch))
+        enough = 1 if self.trainer.is_last_batch else num_slots
+        losses: list[Tensor] = []
+        moves: list[int] = []
+        finished: list[Growing] = []
+        while self._on_any_device(len(self._growing) >= enough):
+            slots = [self._growing.popleft() for _ in range(min(num_slots, len(self._growing)))]
+            loss, num_moves = self._optimizer_step(slots)
+            if num_moves:
+                losses.append(loss * num_moves)
+                moves.append(num_moves)
+                self._growing.extend(example for example in slots if example.view is not None)
+                finished += [example for example in slots if example.view is None]
+        self.num_fovs += sum(moves)
+        self.num_examples += self._over_devices(torch.tensor([float(len(batch["image"]))], device=self.device)).long()[
+            0
+        ]
+        if moves:
+            self.log("train/loss", torch.stack(losses).sum() / max(sum(moves), 1), prog_bar=True)
+        if finished:
+            counts = torch.stack([_counts(example.seed, example.label) for example in finished]).sum(0)
+            self.log("train/f1_at_50", _f_scores(counts)["f1_at_50"], prog_bar=True)
+            visited = [len(example.visited) for example in finished]
+            self.log("train/moves_per_example", sum(visited) / len(visited))
         self.log("train/fovs", self.num_fovs.float())
         self.log("train/examples", self.num_examples.float())
+        self.log("train/skipped_steps", self.num_skipped.float())
+
+    def _optimizer_step(self, slots: list[Growing]) -> tuple[Tensor, int]:
+        """One update from one move of each slot. Returns the mean loss and the number of moves, over all devices.
+
+        A device without moves takes part with a weight of 0: every device makes the same number of steps.
+        """
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        total = torch.zeros((), device=self.device)
+        if slots:
+            image, target, seed = self._views(slots)
+            new = self.learner(image, seed)
+            loss = F.binary_cross_entropy_with_logits(new, target)
+            total = loss.detach() * len(slots)
+            if torch.isfinite(loss):
+                with self.trainer.strategy.block_backward_sync() if self._num_devices > 1 else nullcontext():  # type: ignore[attr-defined]
+                    self.manual_backward(loss)
+                for example, logits in zip(slots, new, strict=True):
+                    example.take(logits, self.max_moves)
+        total, num_moves = self._average_gradients(total, len(slots))
+        if not torch.isfinite(total):
+            self._nonfinite(total)
+            return torch.zeros_like(total), 0
+        nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = optimizer.defaults["lr"] * self._learning_rate_factor()  # type: ignore[union-attr]
+        optimizer.step()  # type: ignore[union-attr]
+        self._average_weights()
+        return total / num_moves, num_moves
+
+    def _nonfinite(self, loss: Tensor) -> None:
+        if self.nonfinite == "abort":
+            raise FloatingPointError(
+                f"the loss became {loss.item()} after {int(self.num_fovs)} fields of view. Lower task.optimizer.lr or "
+                "task.clip_value, or set task.nonfinite=skip to leave such steps out."
+            )
+        self.num_skipped += 1
+
+    @property
+    def _num_devices(self) -> int:
+        return self.trainer.world_size
+
+    def _over_devices(self, values: Tensor) -> Tensor:
+        """Sums over all devices."""
+        if self._num_devices > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def _on_any_device(self, fact: bool) -> bool:
+        return (
+            fact
+            if self._num_devices == 1
+            else bool(self._over_devices(torch.tensor([float(fact)], device=self.device))[0])
+        )
+
+    def _average_gradients(self, total: Tensor, num_moves: int) -> tuple[Tensor, int]:
+        """Gradients, mean over the moves of all devices, left in the parameters; sums of loss and moves."""
+        if self._num_devices == 1:
+            return total, num_moves
+        parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = nn.utils.parameters_to_vector(gradients) * num_moves
+        flat = self._over_devices(torch.cat([flat, total[None], torch.tensor([float(num_moves)], device=self.device)]))
+        num_moves = int(flat[-1])
+        for parameter, gradient in zip(parameters, flat[:-2].split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter) / num_moves
+        return flat[-2], num_moves
 
     def _learning_rate_factor(self) -> float:
         """From the number of steps done alone, so that nothing has to be kept for a resume."""
@@ -152,104 +243,68 @@ class FloodFilling(pl.LightningModule):
             average.lerp_(current, 1 - decay)
 
     def on_validation_epoch_start(self) -> None:
-        self._scores = []
+        self._scores, self._moves = [], Counter[str]()
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        seeds = self._fresh_seeds(batch["image"])
-        total, num_moves = torch.zeros((), device=seeds.device), 0
-        for slots, views in self._moves(batch["draw"], seeds):
-            image, target, seed = self._views(batch, seeds, slots, views)
+        examples = self._fresh(batch)
+        total, num_moves = torch.zeros((), device=self.device), 0
+        while slots := [example for example in examples if example.view is not None]:
+            image, target, seed = self._views(slots)
             new = self.model(image, seed)
             total += F.binary_cross_entropy_with_logits(new, target) * len(slots)
-            self._write_back(seeds, slots, views, new)
             num_moves += len(slots)
+            for example, logits in zip(slots, new, strict=True):
+                example.take(logits)
         self.log("val/loss", total / num_moves, batch_size=num_moves, prog_bar=True)
-        self.log("val/moves_per_example", num_moves / len(seeds), batch_size=len(seeds))
-        self._scores.append(_counts(seeds, batch["label"]))
+        self.log("val/moves_per_example", num_moves / len(examples), batch_size=len(examples))
+        for example in examples:
+            self._scores.append(_counts(example.seed, example.label))
+            self._moves.update(example.moves())
 
     def on_validation_epoch_end(self) -> None:
         for name, value in _f_scores(torch.stack(self._scores).sum(0)).items():
-            self.log(f"val/{name}", value, prog_bar=name == "f1_at_50")
+            self.log(f"val/{name}", value, prog_bar=name == "f1_at_50", sync_dist=True)
+        for name in ("correct", "missed", "spurious"):
+            self.log(f"val/moves_{name}", float(self._moves[name]), sync_dist=True, reduce_fx="sum")
 
-    def _fresh_seeds(self, image: Tensor) -> Tensor:
-        """Seed logits of examples that have not begun, (B, 1, Z, Y, X)."""
-        seeds = torch.full_like(image, self.pad_logit)
-        z, y, x = (size // 2 for size in image.shape[2:])
+    def _fresh(self, batch: dict[str, Tensor]) -> list[Growing]:
+        """Examples that have not begun: one active voxel at the centre."""
+        seeds = torch.full_like(batch["image"], self.pad_logit)
+        z, y, x = (size // 2 for size in seeds.shape[2:])
         seeds[:, :, z, y, x] = self.init_logit
-        return seeds
+        draws = batch["draw"].tolist()
+        return [
+            Growing(image, label, seed, self.movement, draw)
+            for image, label, seed, draw in zip(batch["image"], batch["label"], seeds, draws, strict=True)
+        ]
 
-    def _steps(self, shape: Sequence[int]) -> int:
-        """How many steps an example of this shape has room for, to each side."""
-        for steps in range(8):
-            if tuple(size + 2 * steps * delta for size, delta in zip(self.fov, self.deltas, strict=True)) == tuple(
-                shape
-            ):
-                return steps
-        raise ValueError(
-            f"examples have {tuple(shape)} voxels; the network needs its field of view {self.fov} plus a multiple of "
-            f"twice its deltas {self.deltas}. Take dataset.patches.fov_zyx and deltas_zyx from the model."
-        )
-
-    def _moves(
-        self, draws: Tensor, seeds: Tensor, max_moves: int | None = None
-    ) -> Iterator[tuple[list[int], list[Slices]]]:
-        """Which examples move next, and the field of view of each; looks at the seeds as they are updated.
-
-        The first move of every example is at its centre. After it each example takes the next of its shuffled offsets
-        that the object has reached, one per round, until none has any left.
-        """
-        shape = seeds.shape[2:]
-        offsets = np.array(shell_offsets(self.deltas, self._steps(shape)), np.int64).reshape(-1, 3)
-        centre = np.array(shape) // 2
-        orders = [(centre + np.random.default_rng([1, int(draw)]).permutation(offsets)).tolist() for draw in draws]
-        yield list(range(len(seeds))), [window(centre.tolist(), self.fov)] * len(seeds)
-        num_rounds = 1
-        while max_moves is None or num_rounds < max_moves:
-            slots, views = [], []
-            for slot, order in enumerate(orders):
-                while order:
-                    z, y, x = order.pop()
-                    if float(seeds[slot, 0, z, y, x]) >= self.move_logit:
-                        slots.append(slot)
-                        views.append(window((z, y, x), self.fov))
-                        break
-            if not slots:
-                return
-            yield slots, views
-            num_rounds += 1
-
-    def _views(
-        self, batch: dict[str, Tensor], seeds: Tensor, slots: list[int], views: list[Slices]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, soft target and seed logits of one field of view per slot, (B, 1, Z, Y, X) each."""
-
-        def gather(array: Tensor) -> Tensor:
-            return torch.stack([array[slot][(slice(None), *view)] for slot, view in zip(slots, views, strict=True)])
-
-        target = gather(batch["label"]) * (1 - 2 * self.soft_label) + self.soft_label
-        return gather(batch["image"]), target, gather(seeds)
-
-    @staticmethod
-    def _write_back(seeds: Tensor, slots: list[int], views: list[Slices], new: Tensor) -> None:
-        for slot, view, logits in zip(slots, views, new, strict=True):
-            seeds[slot][(slice(None), *view)] = logits
+    def _views(self, slots: Iterable[Growing]) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, soft target and seed logits of the next field of view of each example, (B, 1, Z, Y, X) each."""
+        parts = [(example, (slice(None), *example.view)) for example in slots if example.view is not None]
+        image = torch.stack([example.image[part] for example, part in parts])
+        label = torch.stack([example.label[part] for example, part in parts])
+        seed = torch.stack([example.seed[part] for example, part in parts])
+        return image, label * (1 - 2 * self.soft_label) + self.soft_label, seed
 
 
 def _counts(seeds: Tensor, label: Tensor) -> Tensor:
-    """Voxels true positive, false positive, false negative at probability 0.5 and 0.9, (2, 3) int64."""
+    """Voxels true positive, false positive, false negative, true negative at probability 0.5 and 0.9, (2, 4) int64."""
     truth = label > 0.5
     rows = []
     for probability in (HALF, CERTAIN):
         found = seeds > logit(probability)  # strictly: voxels not visited may hold exactly pad_value = 0.5
-        rows.append(torch.stack([(found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum()]))
+        pairs = (found & truth, found & ~truth, ~found & truth, ~found & ~truth)
+        rows.append(torch.stack([pair.sum() for pair in pairs]))
     return torch.stack(rows)
 
 
 def _f_scores(counts: Tensor) -> dict[str, Tensor]:
-    """Precision, recall and F1 at both probabilities; 0 where nothing is found, or nothing is there to find."""
+    """Precision, recall, F1, accuracy and specificity at both probabilities; 0 where there is nothing to divide by."""
     scores = {}
-    for (hit, false, missed), name in zip(counts.double(), ("at_50", "at_90"), strict=True):
+    for (hit, false, missed, rest), name in zip(counts.double(), ("at_50", "at_90"), strict=True):
         scores[f"precision_{name}"] = hit / (hit + false).clamp(min=1)
         scores[f"recall_{name}"] = hit / (hit + missed).clamp(min=1)
         scores[f"f1_{name}"] = 2 * hit / (2 * hit + false + missed).clamp(min=1)
+        scores[f"accuracy_{name}"] = (hit + rest) / (hit + false + missed + rest).clamp(min=1)
+        scores[f"specificity_{name}"] = rest / (rest + false).clamp(min=1)
     return {name: value.float() for name, value in scores.items()}
