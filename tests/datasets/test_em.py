@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nissl.datasets.datamodule import DataModule, Draw
-from nissl.datasets.em import EMSimulated, EMVolume, FloodFillPatches, default_boxes
-from nissl.datasets.em_augment import Augment
+from nissl.datasets.em import EMSimulated, EMVolume, EMVolumes, default_boxes
+from nissl.datasets.em_augment import Augment, Misalignment, Rotation
+from nissl.datasets.em_patches import FloodFillPatches
 
 DATA = Path(os.environ.get("NISSL_DATA", "data"))
 
@@ -127,7 +128,7 @@ def test_boxes_of_the_config_are_used(path):
 
 def test_half_resolution_halves_the_examples_reach_and_keeps_native_truth(path):
     data = source(path, scale_zyx=[1, 1, 2], patches=patches(min_object_voxels=5))
-    assert data.split("train").volumes[0][0].shape == (14, 15, 14)
+    assert data.split("train").sources[0].image.shape == (14, 15, 14)
     assert data.volumes("test")[0].labels.shape == (14, 15, 11)
 
 
@@ -217,6 +218,91 @@ def test_simulated_volumes_differ_between_splits_and_give_examples():
     assert len({volume.labels.tobytes() for volume in volumes}) == 4
     assert data.volumes("test")[0] is data.volumes("test")[0]
     assert data.split("train")[0]["image"].shape == (1, 9, 9, 9)
+
+
+def test_examples_can_be_cut_at_native_resolution_around_the_same_voxels(path):
+    coarse = source(path, scale_zyx=[1, 2, 2], patches=patches(min_object_voxels=5, fov_moves=0), augment=None)
+    native = source(
+        path, scale_zyx=[1, 2, 2], patches=patches(min_object_voxels=5, fov_moves=0, native=True), augment=None
+    )
+    for index in range(12):
+        one, two = coarse.split("train")[index]["image"], native.split("train")[index]["image"]
+        assert two.shape == (1, 5, 10, 10)
+        assert torch.allclose(torch.nn.functional.avg_pool3d(two[None], (1, 2, 2))[0], one, atol=1e-5)
+
+
+def test_an_example_can_show_all_labels_of_its_patch(path):
+    example = source(path, patches=patches(target="labels", centres="uniform")).split("train")[0]
+    assert example["label"].dtype == torch.int64 and set(example["label"].unique().tolist()) <= set(range(1, 6))
+    assert len(example["label"].unique()) > 1
+
+
+def test_examples_from_a_fixed_set_of_places_repeat_their_centres(path):
+    data = source(path, patches=patches(number_of_places=3), augment=None).split("train")
+    items = [data[Draw(0, seed)] for seed in range(20)]
+    seen = {int(item["place"]): item["image"] for item in items}
+    assert set(seen) == {0, 1, 2}
+    assert all(torch.equal(item["image"], seen[int(item["place"])]) for item in items)
+
+
+def test_masked_voxels_have_no_weight_and_no_example_is_centred_on_one(tmp_path):
+    contents = arrays()
+    contents["painted"] = np.zeros((14, 15, 40), np.uint8)
+    contents["painted"][:, :7], contents["painted"][:, 7] = 3, 9
+    path = write(tmp_path / "em.h5", **contents)
+    by_value = source(path, loss_mask="painted", loss_mask_values=[3], augment=Augment([], [], 0.0, 0.0))
+    for index in range(12):
+        item = by_value.split("train")[Draw(index, index)]
+        assert item["weight"].shape == item["image"].shape and item["weight"][0, 4, 4, 4] == 1
+        assert 0 < item["weight"].mean() <= 1
+    all_set = source(path, loss_mask="painted").ignored("train")[0]
+    inverted = source(path, loss_mask="painted", loss_mask_inverted=True).ignored("train")[0]
+    assert all_set[:, :8].all() and not all_set[:, 8:].any() and np.array_equal(inverted, ~all_set)
+    assert "weight" not in source(path).split("train")[0]
+
+
+def test_a_volume_may_be_annotated_in_several_boxes(path):
+    boxes = [[[0, 14], [0, 15], [0, 12]], [[0, 14], [0, 15], [14, 27]]]
+    data = source(path, train_box=boxes, val_box=[[0, 14], [0, 15], [28, 40]])
+    assert [volume.raw.shape[2] for volume in data.volumes("train")] == [12, 13]
+    assert len(data.split("train").sources) == 2 and len(data.volumes("val")) == 1
+    with pytest.raises(ValueError, match="dataset.train_box: x from 14 to 99"):
+        source(path, train_box=[boxes[0], [[0, 14], [0, 15], [14, 99]]])
+
+
+def test_several_volumes_are_learned_from_with_their_own_grey_values(path, tmp_path):
+    bright = arrays()
+    bright["raw"] = bright["raw"] // 2 + 100
+    parts = {"one": source(path), "two": source(write(tmp_path / "two.h5", **bright))}
+    data = EMVolumes(parts, patches(), Augment([0, 1, 2], [0, 1, 2], 0.0, 0.0))
+    assert len(data.files) == 2 and len(data.volumes("val")) == 2
+    means = [volume.mean for volume in data.volumes("train")]
+    assert means[1] - means[0] > 20
+    assert all(abs(source.image.mean()) < 1e-4 for source in data.split("train").sources)
+    drawn = {data.split("train").centres.draw(np.random.default_rng(seed))[0] for seed in range(20)}
+    assert drawn == {0, 1}
+
+
+def test_volumes_of_different_resolution_are_not_mixed(path):
+    with pytest.raises(ValueError, match="voxels of different size"):
+        EMVolumes({"one": source(path), "two": source(path, scale_zyx=[1, 2, 2])}, patches(), None)
+    with pytest.raises(ValueError, match="parts is empty"):
+        EMVolumes({}, patches(), None)
+
+
+def test_deformed_examples_still_show_one_object_around_their_centre(path):
+    augment = Augment([0, 1, 2], [0, 1, 2], 0.2, 0.2, Rotation(1.0, 90.0, False), None, None, Misalignment(1.0, 2, 0.5))
+    data = source(path, augment=augment).split("train")
+    for index in range(12):
+        example = data[Draw(index, index)]
+        assert example["image"].shape == (1, 9, 9, 9) and example["label"][0, 4, 4, 4] == 1
+
+
+def test_unknown_kinds_of_examples_are_refused():
+    with pytest.raises(ValueError, match="target must be one of"):
+        patches(target="mask")
+    with pytest.raises(ValueError, match="centres must be one of"):
+        patches(centres="balanced")
 
 
 @pytest.mark.data

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from nissl.datasets.em_partitions import IGNORE, BalancedCentres, box_sums, partition_map
+from nissl.datasets.em_partitions import (
+    IGNORE,
+    BalancedCentres,
+    box_sums,
+    cached_partition_map,
+    partition_map,
+    value_map,
+)
 
 
 def full_volume_map(labels, radius, min_size, thresholds):
@@ -69,3 +76,53 @@ def test_the_same_seed_draws_the_same_centres():
     centres = BalancedCentres([np.random.default_rng(1).integers(0, 4, (5, 5, 5)).astype(np.uint8)])
     one, two = ([centres.draw(np.random.default_rng(7))[1].tolist() for _ in range(3)] for _ in range(2))
     assert one == two
+
+
+def test_a_rare_class_is_repeated_and_every_class_comes_equally_often():
+    partition = np.full((10, 10, 10), 3, np.uint8)
+    partition[0, 0, :2], partition[1] = 7, 5
+    centres = BalancedCentres([partition])
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([partition[tuple(centres.draw(rng)[1])] for _ in range(3000)])
+    assert drawn[[3, 5, 7]] == pytest.approx([1000, 1000, 1000], abs=110)
+
+
+def test_classes_can_be_weighted():
+    partition = np.zeros((4, 4, 4), np.uint8)
+    partition[0] = 2
+    centres = BalancedCentres([partition], [1.0, 3.0])
+    rng = np.random.default_rng(0)
+    assert np.mean([partition[tuple(centres.draw(rng)[1])] == 2 for _ in range(2000)]) == pytest.approx(0.75, abs=0.04)
+    with pytest.raises(ValueError, match="one weight, 0 or more, for each"):
+        BalancedCentres([partition], [1.0])
+
+
+def test_a_map_is_kept_by_content_and_read_back(tmp_path, caplog):
+    labels = np.repeat(np.random.default_rng(0).integers(0, 3, (9, 9, 3)), 3, axis=2)
+    expected = partition_map(labels, (1, 1, 1), 5)
+    for _ in range(2):
+        assert np.array_equal(cached_partition_map(labels, (1, 1, 1), 5, tmp_path / "new"), expected)
+    (file,) = (tmp_path / "new").iterdir()
+    cached_partition_map(labels, (1, 1, 2), 5, tmp_path / "new")
+    cached_partition_map(labels + 1, (1, 1, 1), 5, tmp_path / "new")
+    assert len(list((tmp_path / "new").iterdir())) == 3
+    file.write_bytes(file.read_bytes()[:50])
+    assert np.array_equal(cached_partition_map(labels, (1, 1, 1), 5, tmp_path / "new"), expected)
+    assert "is damaged" in caplog.text
+
+
+def test_what_is_in_the_cache_is_what_is_used(tmp_path):
+    """A second call must not compute: here the file says something else."""
+    labels = np.ones((5, 5, 5), int)
+    cached_partition_map(labels, (1, 1, 1), 1, tmp_path)
+    (file,) = tmp_path.iterdir()
+    np.savez_compressed(file, partition=np.full((5, 5, 5), 42, np.uint8))
+    assert (cached_partition_map(labels, (1, 1, 1), 1, tmp_path) == 42).all()
+
+
+def test_classes_of_values_are_their_ranks_and_ids_are_refused():
+    values = np.array([0, 159, 255])[np.random.default_rng(0).integers(0, 3, (5, 5, 5))]
+    classes = value_map(values, (1, 0, 0))
+    assert (classes[0] == IGNORE).all() and np.array_equal(classes[2], np.searchsorted([0, 159, 255], values[2]))
+    with pytest.raises(ValueError, match="300 different labels are ids"):
+        value_map(np.arange(300).reshape(3, 10, 10), (0, 0, 0))

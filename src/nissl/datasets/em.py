@@ -1,135 +1,30 @@
-"""EM volumes with labels and skeletons, and flood-filling examples drawn from them.
+"""EM volumes with labels and skeletons, and training examples drawn from them.
 
 A source knows its volumes (`volumes(split)`, which evaluators segment and score) and its examples (`split(name)`,
-which a task learns from). `EMVolume` reads HDF5; `EMSimulated` grows its own neurites.
+which a task learns from). `EMVolume` reads one HDF5 file, `EMVolumes` is several of them, each with its own boxes and
+grey values; `EMSimulated` grows its own neurites.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from nissl.datasets.em_augment import Augment
-from nissl.datasets.em_partitions import BalancedCentres, partition_map
+from nissl.datasets.em_patches import FloodFillPatches, PatchDataset, patch_dataset
 from nissl.simulate.em import simulate_volume
 from nissl.volumes.annotated import AnnotatedVolume
-from nissl.volumes.boxes import Box, Triple, triple
+from nissl.volumes.boxes import Box, triple
 from nissl.volumes.chunked import read_hdf5, read_resolution_nm
-from nissl.volumes.skeletons import Skeletons, read_npz
+from nissl.volumes.skeleton_files import read_skeletons
+from nissl.volumes.skeletons import Skeletons
 
 Split = Literal["train", "val", "test"]
 TRAIN_SHARE, VAL_SHARE = 0.70, 0.28  # of the longest axis; the gap between keeps neighbours apart
-
-
-class FloodFillPatches:
-    """How flood-filling examples are cut: their size, their number, and which centres are drawn.
-
-    Args:
-        fov_zyx, deltas_zyx: the network's field of view and step.
-        fov_moves: an example has room for this many steps to each side.
-        examples_per_epoch: training examples drawn per epoch.
-        val_examples: validation examples, the same in every epoch.
-        min_object_voxels: smaller objects are not grown from, at the network's resolution.
-        label_gap: voxels of the native resolution that are taken off every object where it touches another one. Dense
-            labels leave no voxel between bodies, and a young network that is unsure of one voxel leaks through.
-    """
-
-    def __init__(
-        self,
-        fov_zyx: Sequence[int],
-        deltas_zyx: Sequence[int],
-        fov_moves: int,
-        examples_per_epoch: int,
-        val_examples: int,
-        min_object_voxels: int,
-        label_gap: int,
-    ) -> None:
-        if label_gap < 0:
-            raise ValueError(f"label_gap is a number of voxels, came {label_gap}")
-        if fov_moves < 0:
-            raise ValueError(f"fov_moves must be at least 0, came {fov_moves}")
-        self.size_zyx = triple(np.asarray(fov_zyx) + 2 * fov_moves * np.asarray(deltas_zyx))
-        self.examples_per_epoch, self.val_examples = examples_per_epoch, val_examples
-        self.min_object_voxels, self.label_gap = min_object_voxels, label_gap
-
-    @property
-    def radius_zyx(self) -> Triple:
-        return triple(np.asarray(self.size_zyx) // 2)
-
-
-class PatchDataset(Dataset[dict[str, Any]]):
-    """Examples around balanced centres; item i of epoch e is decided by its seed alone.
-
-    Items: `image` (1, Z, Y, X) float32 normalised, `label` (1, Z, Y, X) float32: 1 where the object of the centre voxel
-    is, and `draw`, the number that decides the random choices made about this example later on.
-    """
-
-    def __init__(
-        self,
-        volumes: Sequence[tuple[np.ndarray, np.ndarray]],
-        centres: BalancedCentres,
-        size_zyx: Triple,
-        length: int,
-        augment: Augment | None,
-    ) -> None:
-        self.volumes, self.centres, self.size_zyx = volumes, centres, size_zyx
-        self.length, self.augment = length, augment
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        seed = getattr(index, "seed", int(index))
-        rng = np.random.default_rng(seed)
-        number, centre = self.centres.draw(rng)
-        image, labels = self.volumes[number]
-        start = centre - np.asarray(self.size_zyx) // 2
-        part = tuple(slice(a, a + size) for a, size in zip(start, self.size_zyx, strict=True))
-        at_centre = labels[tuple(centre)]
-        patch, label = image[part], ((labels[part] == at_centre) & (at_centre > 0)).astype(np.float32)
-        if self.augment is not None:
-            patch, label = self.augment(patch, label, rng)
-        return {
-            "image": torch.from_numpy(np.array(patch))[None],
-            "label": torch.from_numpy(np.array(label))[None],
-            "draw": torch.tensor(seed, dtype=torch.int64),
-        }
-
-
-def patch_dataset(
-    volumes: Sequence[AnnotatedVolume], patches: FloodFillPatches, length: int, augment: Augment | None
-) -> PatchDataset:
-    """Examples from annotated volumes, at the network's resolution.
-
-    Raises:
-        ValueError: no labels, nothing labelled, or a volume too small for a single example.
-    """
-    pairs, partitions = [], []
-    if augment is not None and len({patches.size_zyx[axis] for axis in augment.permutable_axes}) > 1:
-        raise ValueError(
-            f"examples of {list(patches.size_zyx)} voxels change shape when axes {augment.permutable_axes} are "
-            "exchanged. Set dataset.augment.permutable_axes to axes of equal field of view and deltas."
-        )
-    for volume in volumes:
-        labels = volume.network_labels(patches.label_gap)
-        if not labels.any():
-            raise ValueError(f"volume '{volume.name}' has only label 0: there is no object to learn from")
-        if np.any(np.less(labels.shape, patches.size_zyx)):
-            raise ValueError(
-                f"volume '{volume.name}' has {list(labels.shape)} voxels at the network's resolution, fewer than an "
-                f"example of {list(patches.size_zyx)}. Take a larger box or a smaller field of view."
-            )
-        pairs.append((volume.network_image(), labels))
-        partitions.append(partition_map(labels, patches.radius_zyx, patches.min_object_voxels))
-    return PatchDataset(pairs, BalancedCentres(partitions), patches.size_zyx, length, augment)
 
 
 class _Source:
@@ -142,12 +37,16 @@ class _Source:
     def volumes(self, name: Split) -> list[AnnotatedVolume]:
         raise NotImplementedError
 
+    def ignored(self, name: Split) -> list[np.ndarray | None]:
+        """Per volume the voxels without loss, bool at native resolution, or None."""
+        return [None] * len(self.volumes(name))
+
     def split(self, name: Split) -> PatchDataset:
         if name not in self._datasets:
             train = name == "train"
             length = self.patches.examples_per_epoch if train else self.patches.val_examples
             self._datasets[name] = patch_dataset(
-                self.volumes(name), self.patches, length, self.augment if train else None
+                self.volumes(name), self.patches, length, self.augment if train else None, self.ignored(name)
             )
         return self._datasets[name]
 
@@ -160,12 +59,16 @@ class EMVolume(_Source):
         raw, labels: its datasets; `labels` null for a volume that is only to be segmented.
         skeletons: npz file (nodes_zyx_nm, edges, node_label), or null.
         voxel_size_zyx_nm: null reads the attribute `resolution_nm`.
-        train_box, val_box, test_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels. Null cuts the longest axis: its first
-            70 % train, its last 28 % validate and test.
+        train_box, val_box, test_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels, or a list of such boxes. Null cuts the
+            longest axis: its first 70 % train, its last 28 % validate and test.
         scale_zyx: voxels per voxel that the network sees, 2 halves the resolution.
         mean, std: normalisation of grey values; null takes those of the training box.
         patches: size and number of examples.
         augment: changes made to training examples.
+        loss_mask: dataset of the file whose voxels take no part in the loss where it is not 0, or one of
+            `loss_mask_values`; no example is centred on one.
+        loss_mask_values: null: every value but 0.
+        loss_mask_inverted: everything else takes no part in it instead.
     """
 
     def __init__(
@@ -183,6 +86,9 @@ class EMVolume(_Source):
         std: float | None,
         patches: FloodFillPatches,
         augment: Augment,
+        loss_mask: str | None = None,
+        loss_mask_values: Sequence[int] | None = None,
+        loss_mask_inverted: bool = False,
     ) -> None:
         super().__init__(patches, augment)
         image = read_hdf5(path, raw, "image")
@@ -198,33 +104,98 @@ class EMVolume(_Source):
         if size is None:
             raise ValueError(f"{path} does not state its voxel size. Set dataset.voxel_size_zyx_nm=[z,y,x] in nm.")
         voxel_size = (float(size[0]), float(size[1]), float(size[2]))
-        graph: Skeletons | None = None if skeletons is None else read_npz(skeletons)
+        graph: Skeletons | None = None if skeletons is None else read_skeletons(skeletons)
         self.files = [Path(path)] + ([] if skeletons is None else [Path(skeletons)])
 
         scale = triple(np.asarray(scale_zyx))
         whole = AnnotatedVolume(Path(path).stem, image, voxel_size, truth, graph, scale)
         default_train, default_val = default_boxes(image.shape)
         boxes = {
-            name: default if given is None else Box.parse(given, image.shape, f"dataset.{name}_box")
+            name: parse_boxes(given, image.shape, f"dataset.{name}_box") or [default]
             for name, given, default in (
                 ("train", train_box, default_train),
                 ("val", val_box, default_val),
                 ("test", test_box, default_val),
             )
         }
-        trains = whole.crop(boxes["train"])
         if mean is None or std is None:
-            grey = dataclasses.replace(trains, mean=0.0, std=1.0).network_image()
+            trains = [dataclasses.replace(whole.crop(box), mean=0.0, std=1.0) for box in boxes["train"]]
+            grey = np.concatenate([volume.network_image().ravel() for volume in trains])
             mean = float(grey.mean()) if mean is None else mean
             std = float(grey.std()) if std is None else std
         if std <= 0:
             raise ValueError(f"the grey values of {path} have standard deviation {std}: the image is constant")
-        self._volumes = {}
-        for name, box in boxes.items():
-            self._volumes[name] = dataclasses.replace(whole.crop(box), name=f"{whole.name}/{name}", mean=mean, std=std)
+        ignored = None if loss_mask is None else read_hdf5(path, loss_mask, "labels")
+        if ignored is not None:
+            if ignored.shape != image.shape:
+                raise ValueError(
+                    f"'{raw}' {image.shape} and the loss mask '{loss_mask}' {ignored.shape} of {path} differ in shape"
+                )
+            ignored = ignored != 0 if loss_mask_values is None else np.isin(ignored, list(loss_mask_values))
+            ignored = ignored != loss_mask_inverted
+        self._volumes: dict[str, list[AnnotatedVolume]] = {}
+        self._ignored: dict[str, list[np.ndarray | None]] = {}
+        for name, parts in boxes.items():
+            numbers = [""] if len(parts) == 1 else [f" {number}" for number in range(len(parts))]
+            self._volumes[name] = [
+                dataclasses.replace(whole.crop(box), name=f"{whole.name}/{name}{number}", mean=mean, std=std)
+                for box, number in zip(parts, numbers, strict=True)
+            ]
+            self._ignored[name] = [None if ignored is None else ignored[box.slices] for box in parts]
 
     def volumes(self, name: Split) -> list[AnnotatedVolume]:
-        return [self._volumes[name]]
+        return self._volumes[name]
+
+    def ignored(self, name: Split) -> list[np.ndarray | None]:
+        return self._ignored[name]
+
+
+def parse_boxes(given: Sequence[Any] | None, shape_zyx: Sequence[int], name: str) -> list[Box]:
+    """The boxes that a config gives as one or as a list; none if it gives null.
+
+    Raises:
+        ValueError: naming the config key, if a box is malformed, empty or leaves the volume.
+    """
+    if given is None:
+        return []
+    is_list = len(given) > 0 and all(len(box) > 0 and isinstance(box[0], Sequence) for box in given)
+    return [Box.parse(box, shape_zyx, name) for box in (given if is_list else [given])]
+
+
+class EMVolumes(_Source):
+    """Several volumes learned from at once; each is normalised by its own mean and std.
+
+    A volume is drawn as often as it has centres of the class that is drawn.
+
+    Args:
+        parts: name -> an `EMVolume`; their own `patches` and `augment` are not used.
+        patches: size and number of examples, over all volumes.
+        augment: changes made to training examples.
+
+    Raises:
+        ValueError: no volume, or volumes that the network would see at different voxel sizes.
+    """
+
+    def __init__(self, parts: Mapping[str, EMVolume], patches: FloodFillPatches, augment: Augment) -> None:
+        super().__init__(patches, augment)
+        if not parts:
+            raise ValueError("dataset.parts is empty: name at least one volume")
+        self.parts = dict(parts)
+        self.files = [file for part in self.parts.values() for file in part.files]
+        sizes = {}
+        for name, part in self.parts.items():
+            volume = part.volumes("train")[0]
+            sizes[name] = tuple(np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx).tolist())
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"the network would see voxels of different size (nm, zyx): {sizes}. Set scale_zyx of each."
+            )
+
+    def volumes(self, name: Split) -> list[AnnotatedVolume]:
+        return [volume for part in self.parts.values() for volume in part.volumes(name)]
+
+    def ignored(self, name: Split) -> list[np.ndarray | None]:
+        return [mask for part in self.parts.values() for mask in part.ignored(name)]
 
 
 def default_boxes(shape_zyx: Sequence[int]) -> tuple[Box, Box]:

@@ -11,12 +11,19 @@ the map, with no coordinate file.
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from nissl.volumes.boxes import Triple
+
+log = logging.getLogger(__name__)
 
 IGNORE = 255
 BACKGROUND = 0
@@ -63,6 +70,53 @@ def partition_map(
     return partition
 
 
+def cached_partition_map(
+    labels: np.ndarray, radius_zyx: Triple, min_size: int, cache_dir: str | Path | None
+) -> np.ndarray:
+    """`partition_map`, kept in a file that is named by everything the map depends on.
+
+    Args:
+        cache_dir: folder, made when missing, `~` allowed; None computes without keeping. A file that cannot be read is
+            replaced.
+    """
+    if cache_dir is None:
+        return partition_map(labels, radius_zyx, min_size)
+    facts = repr((labels.shape, labels.dtype.str, radius_zyx, min_size, THRESHOLDS))
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(labels).tobytes())
+    path = Path(cache_dir).expanduser() / f"partition-{digest.hexdigest()}.npz"
+    if path.is_file():
+        try:
+            # Opened here: numpy would leave a damaged file open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                return file["partition"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s) and made anew", path, error)
+    partition = partition_map(labels, radius_zyx, min_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as stream:
+        np.savez_compressed(stream, partition=partition)
+    os.replace(part, path)  # whole or not at all, also with two trainings at once
+    return partition
+
+
+def value_map(values: np.ndarray, radius_zyx: Triple) -> np.ndarray:
+    """Classes that are the ranks of the values themselves, (Z, Y, X) uint8; 255 where the box leaves the volume.
+
+    Raises:
+        ValueError: more than 255 different values: these are ids, not classes.
+    """
+    ids, ranks = np.unique(values, return_inverse=True)
+    if len(ids) > IGNORE:
+        raise ValueError(f"{len(ids)} different labels are ids, not classes. Set dataset.patches.centres=partitions.")
+    ranks = ranks.reshape(values.shape)
+    classes = np.full(values.shape, IGNORE, np.uint8)
+    inner = tuple(slice(r, size - r) for r, size in zip(radius_zyx, values.shape, strict=True))
+    classes[inner] = ranks[inner]
+    return classes
+
+
 def box_sums(indicator: np.ndarray, radius_zyx: Triple) -> np.ndarray:
     """How many voxels are set in the box of 2r+1 around each position where it fits, from running sums per axis."""
     sums = indicator.astype(np.int32)
@@ -83,12 +137,13 @@ class BalancedCentres:
 
     Args:
         partitions: one partition map per volume.
+        weights: relative frequency of each class that occurs, in ascending order; None: equal.
 
     Raises:
-        ValueError: if no map has a single classed voxel.
+        ValueError: if no map has a single classed voxel, or there is not one weight per class.
     """
 
-    def __init__(self, partitions: Sequence[np.ndarray]) -> None:
+    def __init__(self, partitions: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> None:
         self.shapes = [partition.shape for partition in partitions]
         present = [np.flatnonzero(partition != IGNORE) for partition in partitions]
         classes = np.concatenate([p.ravel()[flat] for p, flat in zip(partitions, present, strict=True)])
@@ -99,11 +154,19 @@ class BalancedCentres:
             raise ValueError("no voxel can be the centre of a training example")
         self.stops = np.append(starts[1:], len(order))
         self.starts = starts
+        self.shares: np.ndarray | None = None
+        if weights is not None:
+            if len(weights) != len(self.classes) or min(weights) < 0 or sum(weights) <= 0:
+                raise ValueError(
+                    f"the volumes have centres of the classes {self.classes.tolist()}: dataset.patches.class_weights "
+                    f"needs one weight, 0 or more, for each of them, came {list(weights)}"
+                )
+            self.shares = np.asarray(weights) / sum(weights)
         self.flat, self.volumes = np.concatenate(present)[order], volumes[order]
 
     def draw(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """Volume index and centre (z, y, x)."""
-        k = rng.integers(len(self.classes))
+        k = rng.integers(len(self.classes)) if self.shares is None else rng.choice(len(self.shares), p=self.shares)
         row = rng.integers(self.starts[k], self.stops[k])
         volume = int(self.volumes[row])
         return volume, np.array(np.unravel_index(self.flat[row], self.shapes[volume]))
