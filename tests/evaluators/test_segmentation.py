@@ -14,10 +14,10 @@ from nissl.evaluators.segmentation import (
     Overlaps,
     SegmentationScores,
     adapted_rand,
-    overlay_figure,
     scores,
     variation_of_information,
 )
+from nissl.evaluators.segmentation_figures import matched, sections_figure, voxel_errors
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.skeletons import Skeletons
@@ -101,10 +101,20 @@ def test_unequal_shapes_and_empty_truth_are_refused():
         Overlaps.of(np.zeros((2, 2, 2), int), np.ones((2, 2, 2), int))
 
 
-def test_the_overlay_shows_raw_truth_and_segments_side_by_side():
+def test_sections_show_image_truth_segments_and_errors():
     raw = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
-    figure = overlay_figure(AnnotatedVolume("small", raw, (10.0, 10.0, 10.0)), raw // 40, raw // 60)
+    figure = sections_figure(AnnotatedVolume("small", raw, (10.0, 10.0, 10.0)), raw // 40, raw // 60)
     assert figure.png.startswith(b"\x89PNG") and "10 x 10 x 10 nm" in figure.caption
+
+
+def test_the_largest_segment_of_an_object_bears_its_name_and_errors_are_told_apart():
+    truth = np.array([[[1, 1, 1, 1, 1, 2, 2, 2, 0]]])
+    found = np.array([[[7, 7, 7, 4, 0, 7, 9, 9, 9]]])
+    assert matched(truth, found)[0, 0].tolist()[:3] == [1, 1, 1] and matched(truth, found)[0, 0, 6] == 2
+    assert matched(truth, found)[0, 0, 3] not in (0, 1, 2) and matched(truth, found)[0, 0, 4] == 0
+    right, blank, merged, split = 0, 1, 2, 3
+    expected = [right, right, right, split, blank, merged, right, right, right]
+    assert voxel_errors(truth, found)[0, 0].tolist() == expected
 
 
 class BrightIsInside(nn.Module):
@@ -147,6 +157,10 @@ def data_of(volume):
     return SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
 
 
+def erl(split="test", no_merge_path=None):
+    return ERL(SEGMENTER, split, 0, False, [0, 2], [0.3], no_merge_path, "mask", 100, 0, 20)
+
+
 SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None, "float32", False)
 
 
@@ -167,10 +181,13 @@ def test_both_evaluators_flood_once_and_repeat_the_same_numbers():
     task, data = SimpleNamespace(model=network), data_of(bars())
     first = SegmentationScores(SEGMENTER, "test", 0)(task, data)
     num_calls = network.num_calls
-    runs = ERL(SEGMENTER, "test", 0, False)(task, data)
+    runs = erl()(task, data)
     assert network.num_calls == num_calls > 0
     assert SegmentationScores(SEGMENTER, "val", 0)(task, data).scalars == first.scalars
-    assert set(runs.scalars) == set(ERL.metrics)
+    assert set(runs.scalars) == {name for name in ERL.metrics if "*" not in name}
+    assert runs.scalars["erl/mean_nm_low"] <= runs.scalars["erl/mean_nm"] <= runs.scalars["erl/mean_nm_high"]
+    assert set(runs.tables) == {"skeletons", "segments", "variants", "lengths", "error_sites"}
+    assert runs.tables["error_sites"][0]["rank"] == 1 and len(runs.figures) == 3
     assert runs.scalars["erl/mergers"] == 0 and runs.scalars["erl/normalized"] > 0.5
     fractions = [runs.scalars[f"erl/fraction_{name}"] for name in ("omitted", "split", "merged", "correct")]
     assert sum(fractions) == pytest.approx(1)
@@ -183,8 +200,8 @@ def test_evaluators_say_what_they_lack():
     with pytest.raises(ValueError, match="no true labels"):
         SegmentationScores(SEGMENTER, "test", 0)(task, data_of(dataclasses.replace(volume, labels=None)))
     with pytest.raises(ValueError, match="no skeleton with an edge"):
-        ERL(SEGMENTER, "test", 0, False)(task, data_of(dataclasses.replace(volume, skeletons=None)))
+        erl()(task, data_of(dataclasses.replace(volume, skeletons=None)))
     with pytest.raises(ValueError, match="split must be"):
         SegmentationScores(SEGMENTER, "train", 0)
     with pytest.raises(ValueError, match="split must be"):
-        ERL(SEGMENTER, "all", 0, False)
+        erl(split="all")

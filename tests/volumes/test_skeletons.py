@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from nissl.volumes.boxes import Box
-from nissl.volumes.skeletons import Skeletons, read_npz
+from nissl.volumes.skeleton_files import read_npz
+from nissl.volumes.skeletons import Skeletons
 
 VOXEL = (20.0, 10.0, 5.0)
 LINE = Skeletons(np.array([[0, 0, 0], [20, 10, 5], [40, 20, 10], [60, 30, 15.0]]),

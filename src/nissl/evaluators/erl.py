@@ -1,244 +1,302 @@
-"""Expected run length: how far one can follow a neuron before the segmentation goes wrong.
+"""Evaluator of expected run length: what it is made of, how sure it is, and where it is lost.
 
-Drop a point anywhere on ground-truth cable; the run length is the cable of that neuron which its segment holds
-correctly. Source: Januszewski et al. 2018, https://doi.org/10.1038/s41592-018-0049-4 (Methods). The default rule is
-that of funlib.evaluate: a segment that touches two neurons counts for neither, and two stretches of one neuron in one
-segment add up even when the cable between them is lost.
-
-Every edge of a skeleton has one class, in this order: *omitted* if an end is unassigned, *split* if its ends lie in two
-segments, *merged* if its segment is a merger, *correct* otherwise. Lengths are in nm; the voxel size enters through the
-node positions, so it must be right.
+The numbers are computed by plain functions over arrays: `nissl.evaluators.run_lengths` (definition and variants),
+`erl_intervals` (bootstrap over neurons), `neurite_types` (axon, dendrite, spine apart) and `error_sites` (what to put
+right first). `erl/*` follows the rule of funlib.evaluate unless the config says otherwise; the table `variants` holds
+all others beside it. A run length without merge threshold, voxel size and skeletons means little: a note states them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
+from nissl.evaluators.erl_intervals import bootstrap
+from nissl.evaluators.error_sites import error_sites
+from nissl.evaluators.neurite_types import by_type, spines
 from nissl.evaluators.result import Figure, Result
+from nissl.evaluators.run_lengths import (
+    EDGE_CLASSES,
+    RunLengths,
+    by_length,
+    expected_run_length,
+    join,
+    path_of_nodes,
+    segments_in_mask,
+    variants_table,
+)
+from nissl.evaluators.segmentation_figures import sites_figure
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.chunked import read_hdf5
 from nissl.volumes.skeletons import Skeletons
 
-EDGE_CLASSES = ("omitted", "split", "merged", "correct")
-
-
-@dataclass(frozen=True)
-class RunLengths:
-    """Expected run length and what it is made of.
-
-    Attributes:
-        erl_nm: (1/L) * sum over neurons and segments of squared correct length; L is all ground-truth cable.
-        gt_erl_nm: the same for a perfect segmentation.
-        num_mergers: segments that touch two neurons or more.
-        num_merged_pairs: sum over them of neurons touched - 1.
-        num_splits: split edges.
-        length_of: edge class -> nm of cable.
-        count_of: edge class -> edges.
-        skeleton_ids: (S,) ids of the neurons.
-        skeleton_nm: (S,) their length.
-        skeleton_erl_nm: (S,) expected run length within each.
-        edge_class: (E,) index into EDGE_CLASSES.
-    """
-
-    erl_nm: float
-    gt_erl_nm: float
-    num_mergers: int
-    num_merged_pairs: int
-    num_splits: int
-    length_of: dict[str, float]
-    count_of: dict[str, int]
-    skeleton_ids: np.ndarray
-    skeleton_nm: np.ndarray
-    skeleton_erl_nm: np.ndarray
-    edge_class: np.ndarray
-
-    @property
-    def total_nm(self) -> float:
-        return float(self.skeleton_nm.sum())
-
-    @property
-    def normalized(self) -> float:
-        return self.erl_nm / self.gt_erl_nm
-
-
-def expected_run_length(
-    skeletons: Skeletons,
-    node_segment: np.ndarray,
-    merge_threshold: int = 0,
-    contiguous: bool = False,
-    forbidden: Collection[int] = (),
-) -> RunLengths:
-    """Mean error-free path length when a point of ground-truth cable is picked at random.
-
-    Args:
-        skeletons: ground truth.
-        node_segment: (N,) integer, segment under each node; 0 is unassigned.
-        merge_threshold: a segment touches a neuron if it holds at least this many of its nodes (0 and 1: any).
-        contiguous: count each connected stretch of correct cable on its own.
-        forbidden: segments known to be wrong (they fill glia, say); merged wherever they touch a neuron.
-
-    Raises:
-        ValueError: not one id per node, or no cable at all.
-
-    >>> line = Skeletons(np.array([[0, 0, 0], [0, 0, 1], [0, 0, 2.0]]), np.array([[0, 1], [1, 2]]), np.array([1, 1, 1]))
-    >>> expected_run_length(line, np.array([7, 7, 8])).erl_nm
-    0.5
-    """
-    node_segment = np.asarray(node_segment)
-    if node_segment.shape != skeletons.skeleton_of.shape:
-        raise ValueError(
-            f"expected one segment id for each of {len(skeletons.skeleton_of)} nodes, came {node_segment.shape}"
-        )
-    ids, skeleton = np.unique(skeletons.skeleton_of, return_inverse=True)
-    segments, segment = np.unique(node_segment, return_inverse=True)
-    # One key per (skeleton, segment); a dense table of them would be skeletons x segments large.
-    key = skeleton.astype(np.int64) * len(segments) + segment
-    pairs, pair_of, nodes_in = np.unique(key, return_inverse=True, return_counts=True)
-    pair_segment = pairs % len(segments)
-    touches = (segments[pair_segment] != 0) & (nodes_in >= max(merge_threshold, 1))
-    num_touched = np.bincount(pair_segment[touches], minlength=len(segments))
-    merges = (num_touched > 1) | np.isin(segments, np.fromiter(forbidden, np.int64, len(forbidden)))
-    is_merged = touches & merges[pair_segment]
-
-    u, v = skeletons.edges.T
-    length = skeletons.edge_lengths_nm
-    edge_class = np.select(
-        [(node_segment[u] == 0) | (node_segment[v] == 0), node_segment[u] != node_segment[v], is_merged[pair_of[u]]],
-        [0, 1, 2],
-        3,
-    )
-    skeleton_nm = np.bincount(skeleton[u], length, len(ids))
-    total = float(skeleton_nm.sum())
-    if total == 0:
-        raise ValueError("the skeletons have no cable, so run lengths are undefined")
-    correct = edge_class == 3
-    if contiguous:
-        graph = sparse.coo_matrix((np.ones(correct.sum()), (u[correct], v[correct])), shape=(len(skeleton),) * 2)
-        _, group = connected_components(graph, directed=False)
-    else:
-        group = pair_of
-    num_groups = int(group.max()) + 1
-    run_nm = np.bincount(group[u[correct]], length[correct], num_groups)
-    group_skeleton = np.zeros(num_groups, np.int64)
-    group_skeleton[group] = skeleton
-    squares = np.bincount(group_skeleton, run_nm**2, len(ids))
-    with np.errstate(invalid="ignore"):
-        skeleton_erl = np.where(skeleton_nm > 0, squares / skeleton_nm, 0.0)
-    return RunLengths(
-        erl_nm=float(squares.sum() / total),
-        gt_erl_nm=float((skeleton_nm**2).sum() / total),
-        num_mergers=int((num_touched > 1).sum()),
-        num_merged_pairs=int((num_touched[num_touched > 1] - 1).sum()),
-        num_splits=int((edge_class == 1).sum()),
-        length_of={name: float(length[edge_class == k].sum()) for k, name in enumerate(EDGE_CLASSES)},
-        count_of={name: int((edge_class == k).sum()) for k, name in enumerate(EDGE_CLASSES)},
-        skeleton_ids=ids,
-        skeleton_nm=skeleton_nm,
-        skeleton_erl_nm=skeleton_erl,
-        edge_class=edge_class,
-    )
-
-
-def join(parts: list[tuple[Skeletons, np.ndarray]]) -> tuple[Skeletons, np.ndarray]:
-    """Skeletons and node segments of several volumes as one set; ids of different volumes never meet."""
-    nodes, edges, skeleton_of, segment_of = [], [], [], []
-    rows = most_skeletons = most_segments = 0
-    for skeletons, segments in parts:
-        nodes.append(skeletons.nodes_zyx_nm)
-        edges.append(skeletons.edges + rows)
-        skeleton_of.append(skeletons.skeleton_of + most_skeletons)
-        segment_of.append(np.where(segments > 0, segments + most_segments, 0))
-        rows += len(segments)
-        most_skeletons += int(skeletons.skeleton_of.max(initial=0)) + 1
-        most_segments += int(segments.max(initial=0)) + 1
-    joined = Skeletons(np.concatenate(nodes), np.concatenate(edges), np.concatenate(skeleton_of))
-    return joined, np.concatenate(segment_of)
+SITES_SHOWN = 8
+INTERVALS = ("mean_nm", "normalized", "mergers", "mergers_per_mm", "splits")
 
 
 class ERL:
     """Floods the volumes of one split and measures run lengths along their skeletons.
 
-    `erl/splits` counts split edges; `erl/mergers` segments that touch more than one neuron; fractions are of cable
-    length.
+    `erl/splits` counts split edges, `erl/fragments` connected pieces of assigned cable beyond one per neuron;
+    `erl/mergers` segments that touch more than one neuron. `erl/fraction_*` are of cable length, `erl/edges_*` of the
+    number of edges. Intervals (`_low`, `_high`) are 95 % of a bootstrap over neurons.
 
     Args:
         segmenter: how a volume is segmented; the same settings as another evaluator's share its result.
         split: "val" or "test".
         merge_threshold, contiguous: see `expected_run_length`.
+        other_thresholds: merge thresholds of the table `variants`, in nodes.
+        length_bounds_um: neurons are reported apart by their length, between these.
+        no_merge_path, no_merge_dataset: HDF5 labels of the whole file, above 0 where no neuron is; a segment with more
+            than `merge_threshold` voxels there counts as merged. Null: none.
+        bootstrap_samples, bootstrap_seed: of the intervals.
+        num_sites: error sites in the table.
     """
 
     metrics = {
         "erl/mean_nm": "max",
+        "erl/mean_nm_low": None,
+        "erl/mean_nm_high": None,
         "erl/gt_nm": None,
         "erl/normalized": "max",
+        "erl/normalized_low": None,
+        "erl/normalized_high": None,
         "erl/mergers": "min",
+        "erl/mergers_low": None,
+        "erl/mergers_high": None,
+        "erl/merged_pairs": "min",
         "erl/mergers_per_mm": "min",
+        "erl/mergers_per_mm_low": None,
+        "erl/mergers_per_mm_high": None,
+        "erl/mm_per_merger": "max",
         "erl/splits": "min",
+        "erl/splits_low": None,
+        "erl/splits_high": None,
+        "erl/splits_per_mm": "min",
+        "erl/fragments": "min",
         "erl/fraction_correct": "max",
         "erl/fraction_omitted": "min",
         "erl/fraction_split": "min",
         "erl/fraction_merged": "min",
+        "erl/edges_correct": "max",
+        "erl/edges_omitted": "min",
+        "erl/edges_split": "min",
+        "erl/edges_merged": "min",
+        "erl/merge_threshold_nm": None,
+        "erl_*/mean_nm": "max",
+        "erl_*/recall": "max",
+        "erl_*/precision": "max",
+        "erl_*/cable_nm": None,
+        "erl_*/num": None,
     }
 
-    def __init__(self, segmenter: FloodFill, split: str, merge_threshold: int, contiguous: bool) -> None:
+    def __init__(
+        self,
+        segmenter: FloodFill,
+        split: str,
+        merge_threshold: int,
+        contiguous: bool,
+        other_thresholds: Sequence[int],
+        length_bounds_um: Sequence[float],
+        no_merge_path: str | None,
+        no_merge_dataset: str,
+        bootstrap_samples: int,
+        bootstrap_seed: int,
+        num_sites: int,
+    ) -> None:
         if split not in ("val", "test"):
             raise ValueError(f"split must be val or test, came {split!r}")
+        if merge_threshold < 0 or min(other_thresholds, default=0) < 0:
+            raise ValueError(f"merge thresholds are numbers of nodes, came {merge_threshold} and {other_thresholds}")
+        if bootstrap_samples < 1:
+            raise ValueError(f"bootstrap_samples must be at least 1, came {bootstrap_samples}")
         self.segmenter, self.split = segmenter, split
         self.merge_threshold, self.contiguous = merge_threshold, contiguous
+        self.other_thresholds, self.length_bounds_um = list(other_thresholds), list(length_bounds_um)
+        self.no_merge_path, self.no_merge_dataset = no_merge_path, no_merge_dataset
+        self.bootstrap_samples, self.bootstrap_seed, self.num_sites = bootstrap_samples, bootstrap_seed, num_sites
 
     def __call__(self, task: Any, data: Any) -> Result:
         volumes: list[AnnotatedVolume] = data.source.volumes(self.split)
-        truths = [_skeletons(volume) for volume in volumes]
+        for volume in volumes:
+            skeletons_of(volume)  # say what is missing before hours of flooding
         segmentations = self.segmenter.segment(task.model, volumes)
-        parts = [
-            (truth, truth.ids_at_nodes(segmentation.ids, volume.voxel_size_zyx_nm))
-            for volume, truth, segmentation in zip(volumes, truths, segmentations, strict=True)
-        ]
+        return self.score(volumes, [segmentation.ids for segmentation in segmentations])
+
+    def score(self, volumes: Sequence[AnnotatedVolume], segmentations: Sequence[np.ndarray]) -> Result:
+        """Everything about segmentations that exist: one (Z, Y, X) array of ids per volume."""
+        parts, forbidden, first = [], set(), 0
+        for volume, ids in zip(volumes, segmentations, strict=True):
+            skeletons = skeletons_of(volume)
+            segments = skeletons.ids_at_nodes(ids, volume.voxel_size_zyx_nm)
+            parts.append((skeletons, segments))
+            if self.no_merge_path is not None:
+                mask = read_hdf5(self.no_merge_path, self.no_merge_dataset, "labels", volume.box)
+                forbidden |= {first + i for i in segments_in_mask(ids, mask, self.merge_threshold)}
+            first += int(segments.max(initial=0)) + 1  # as `join` counts
         skeletons, segments = join(parts)
-        runs = expected_run_length(skeletons, segments, self.merge_threshold, self.contiguous)
-        scalars = {
-            "erl/mean_nm": runs.erl_nm,
-            "erl/gt_nm": runs.gt_erl_nm,
-            "erl/normalized": runs.normalized,
-            "erl/mergers": float(runs.num_mergers),
-            "erl/mergers_per_mm": runs.num_mergers / (runs.total_nm / 1e6),
-            "erl/splits": float(runs.num_splits),
+        runs = expected_run_length(skeletons, segments, self.merge_threshold, self.contiguous, forbidden)
+        intervals = bootstrap(runs, self.bootstrap_samples, self.bootstrap_seed)
+        scalars = scalars_of(runs) | {
+            f"erl/{name}_{end}": value
+            for name in INTERVALS
+            for end, value in zip(("low", "high"), intervals[name], strict=True)
         }
-        scalars |= {f"erl/fraction_{name}": runs.length_of[name] / runs.total_nm for name in EDGE_CLASSES}
-        rows = [
-            {"skeleton": int(i), "length_nm": float(length), "erl_nm": float(erl)}
-            for i, length, erl in zip(runs.skeleton_ids, runs.skeleton_nm, runs.skeleton_erl_nm, strict=True)
-        ]
-        sizes = {tuple(volume.voxel_size_zyx_nm) for volume in volumes}
-        stretches = "each connected stretch counts alone" if self.contiguous else "stretches of one id add up"
-        note = (
-            f"{len(rows)} skeletons, {runs.total_nm / 1e3:.1f} um of cable, {len(segments)} nodes (median edge "
-            f"{np.median(skeletons.edge_lengths_nm):.1f} nm), {np.mean(segments == 0):.1%} of them unassigned; voxel "
-            f"size {sizes} nm (zyx); merge threshold {self.merge_threshold} nodes; {stretches}"
+        scalars["erl/merge_threshold_nm"] = path_of_nodes(runs.edge_nm, self.merge_threshold)
+        sites = _site_rows(skeletons, runs, volumes, parts, self.num_sites)
+        tables = {
+            "skeletons": _skeleton_rows(runs, volumes, parts),
+            "segments": _segment_rows(runs),
+            "variants": variants_table(skeletons, segments, self.other_thresholds, forbidden),
+            "lengths": by_length(runs, [1e3 * bound for bound in self.length_bounds_um]),
+            "error_sites": sites,
+        }
+        if skeletons.node_type is not None:
+            tables["neurite_types"] = by_type(skeletons, runs)
+            for row in tables["neurite_types"]:
+                scalars |= {f"erl_{row['type']}/{name}": row[name] for name in ("recall", "precision", "cable_nm")}
+                scalars[f"erl_{row['type']}/mean_nm"] = row["erl_nm"]
+            counted = spines(skeletons, runs)
+            if counted["num"]:
+                scalars |= {f"erl_spines/{name}": value for name, value in counted.items()}
+        figures = {"runs": _runs_figure(runs), "gains": _gains_figure(sites, runs)}
+        if sites:
+            figures["error_sites"] = sites_figure(sites[:SITES_SHOWN], volumes, segmentations)
+        return Result(scalars, figures, tables, notes=[self._note(runs, volumes)])
+
+    def _note(self, runs: RunLengths, volumes: Sequence[AnnotatedVolume]) -> str:
+        sizes = " and ".join(sorted({" x ".join(f"{v:g}" for v in volume.voxel_size_zyx_nm) for volume in volumes}))
+        threshold_nm = path_of_nodes(runs.edge_nm, self.merge_threshold)
+        return (
+            f"{len(runs.skeleton_ids)} skeletons, {runs.total_nm / 1e3:.1f} um of cable, {len(runs.node_segment)} "
+            f"nodes (median edge {np.median(runs.edge_nm):.1f} nm), {np.mean(runs.node_segment == 0):.1%} of them "
+            f"unassigned; voxel size {sizes} nm (zyx); "
+            f"merge threshold {self.merge_threshold} nodes ({threshold_nm:.0f} nm of path); "
+            + ("each connected stretch counts alone" if self.contiguous else "stretches of one id add up")
+            + ("" if self.no_merge_path is None else f"; no-merge mask {self.no_merge_path}:{self.no_merge_dataset}")
         )
-        return Result(scalars, {"runs": _figure(runs)}, {"skeletons": rows}, notes=[note])
 
 
-def _skeletons(volume: AnnotatedVolume) -> Skeletons:
+def scalars_of(runs: RunLengths) -> dict[str, float]:
+    """The numbers of one segmentation under their full metric names."""
+    values = {
+        "erl/mean_nm": runs.erl_nm,
+        "erl/gt_nm": runs.gt_erl_nm,
+        "erl/normalized": runs.normalized,
+        "erl/mergers": float(runs.num_mergers),
+        "erl/merged_pairs": float(runs.num_merged_pairs),
+        "erl/mergers_per_mm": runs.per_mm(runs.num_mergers),
+        "erl/mm_per_merger": runs.total_nm / 1e6 / runs.num_mergers if runs.num_mergers else float("nan"),
+        "erl/splits": float(runs.num_splits),
+        "erl/splits_per_mm": runs.per_mm(runs.num_splits),
+        "erl/fragments": float(runs.num_fragments),
+    }
+    num_edges = sum(runs.count_of.values())
+    for name in EDGE_CLASSES:
+        values[f"erl/fraction_{name}"] = runs.length_of[name] / runs.total_nm
+        values[f"erl/edges_{name}"] = runs.count_of[name] / num_edges
+    return values
+
+
+def skeletons_of(volume: AnnotatedVolume) -> Skeletons:
+    """The skeletons of a volume, or an error that says how to get some."""
     if volume.skeletons is None or len(volume.skeletons.edges) == 0:
-        raise ValueError(f"volume '{volume.name}' has no skeleton with an edge in it. Set dataset.skeletons.")
+        raise ValueError(
+            f"volume '{volume.name}' has no skeleton with an edge in it. Set dataset.skeletons, or make some from its "
+            "labels with nissl skeletonize."
+        )
     return volume.skeletons
 
 
-def _figure(runs: RunLengths) -> Figure:
+Parts = Sequence[tuple[Skeletons, np.ndarray]]
+
+
+def _skeleton_rows(runs: RunLengths, volumes: Sequence[AnnotatedVolume], parts: Parts) -> list[dict[str, Any]]:
+    ids = np.concatenate([np.unique(skeletons.skeleton_of) for skeletons, _ in parts])  # in the order of `join`
+    names = np.repeat([volume.name for volume in volumes], [len(np.unique(s.skeleton_of)) for s, _ in parts])
+    return [
+        {
+            "volume": str(names[i]),
+            "skeleton": int(ids[i]),
+            "length_nm": float(runs.skeleton_nm[i]),
+            "erl_nm": float(runs.skeleton_erl_nm[i]),
+            "mergers": float(runs.skeleton_mergers[i]),
+            "splits": int(runs.skeleton_splits[i]),
+        }
+        for i in range(len(ids))
+    ]
+
+
+def _segment_rows(runs: RunLengths) -> list[dict[str, Any]]:
+    """Segments that hold a node; ids of later volumes follow those of the first."""
+    segments, column = np.unique(runs.pair_segment, return_inverse=True)
+    nodes = np.bincount(column, runs.pair_nodes).astype(int)
+    neurons = np.bincount(column)
+    merged = np.bincount(column, runs.pair_is_merged).astype(int)
+    run_column = np.zeros(len(runs.run_nm), np.int64)
+    run_column[runs.node_run] = column[runs.node_pair]
+    correct = np.bincount(run_column, runs.run_nm, len(segments))
+    return [
+        {
+            "segment": int(segments[i]),
+            "nodes": int(nodes[i]),
+            "neurons": int(neurons[i]),
+            "merged_neurons": int(merged[i]),
+            "correct_nm": float(correct[i]),
+        }
+        for i in range(len(segments))
+        if segments[i] != 0
+    ]
+
+
+def _site_rows(
+    skeletons: Skeletons, runs: RunLengths, volumes: Sequence[AnnotatedVolume], parts: Parts, limit: int
+) -> list[dict[str, Any]]:
+    """Error sites with the ids and voxel coordinates of the files they came from."""
+    firsts = np.cumsum([0, *(len(segments) for _, segments in parts)])
+    neuron = np.concatenate([part.skeleton_of for part, _ in parts])
+    segment = np.concatenate([segments for _, segments in parts])
+    rows = []
+    for site in error_sites(skeletons, runs, limit):
+        volume = volumes[int(np.searchsorted(firsts, site.node, side="right")) - 1]
+        size = np.asarray(volume.voxel_size_zyx_nm)
+        voxel = np.rint(np.asarray(site.position_zyx_nm) / size).astype(int) + volume.offset_zyx
+        z, y, x = (int(p) for p in voxel)
+        other = site.other_node
+        rows.append(
+            {
+                "rank": len(rows) + 1,
+                "kind": site.kind,
+                "gain_nm": site.gain_nm,
+                "cable_nm": site.cable_nm,
+                "volume": volume.name,
+                "z": z,
+                "y": y,
+                "x": x,
+                **{f"{axis}_nm": float(p * s) for axis, p, s in zip("zyx", (z, y, x), size, strict=True)},
+                "skeleton": int(neuron[site.node]),
+                "other_skeleton": int(neuron[other]) if site.kind == "merge" and other >= 0 else "",
+                "segment": int(segment[site.node]),
+                "other_segment": int(segment[other]) if site.kind != "merge" and other >= 0 else "",
+                "sites_together": site.num_sites,
+            }
+        )
+    return rows
+
+
+def _runs_figure(runs: RunLengths) -> Figure:
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(5, 4))
     axes = figure.add_subplot()
     length_um, erl_um = runs.skeleton_nm / 1e3, runs.skeleton_erl_nm / 1e3
     axes.plot([0, length_um.max()], [0, length_um.max()], color="0.6", label="perfect")
-    axes.scatter(length_um, erl_um, s=14, color="#0072B2", label="one neuron")
+    merged = runs.skeleton_mergers > 0
+    axes.scatter(length_um[~merged], erl_um[~merged], s=14, color="#0072B2", label="one neuron")
+    axes.scatter(length_um[merged], erl_um[merged], s=16, color="#D55E00", marker="x", label="one with a merger")
     axes.set_xlabel("length of the neuron in the volume (um)")
     axes.set_ylabel("expected run length (um)")
     axes.legend(frameon=False)
@@ -247,3 +305,32 @@ def _figure(runs: RunLengths) -> Figure:
         f"over all cable {runs.erl_nm / 1e3:.2f} um of {runs.gt_erl_nm / 1e3:.2f} um possible."
     )
     return Figure.from_matplotlib(figure, caption, {"length_um": length_um, "erl_um": erl_um})
+
+
+def _gains_figure(sites: Sequence[dict[str, Any]], runs: RunLengths) -> Figure:
+    """Edge classes as one bar, and what the most costly sites would recover."""
+    from matplotlib.figure import Figure as Canvas
+
+    colours = {"correct": "#009E73", "omitted": "#56B4E9", "split": "#F0E442", "merged": "#D55E00"}
+    of_kind = {"omission": "#56B4E9", "split": "#F0E442", "merge": "#D55E00"}
+    figure = Canvas(figsize=(7.5, 4.2))
+    top, bottom = figure.subplots(2, 1, height_ratios=[1, 3], gridspec_kw={"hspace": 0.6})
+    left = 0.0
+    for name, colour in colours.items():
+        share = runs.length_of[name] / runs.total_nm
+        top.barh(0, share, left=left, color=colour, label=f"{name} {share:.1%}", edgecolor="white", linewidth=0.5)
+        left += share
+    top.set(yticks=[], xlim=(0, 1), xlabel="share of ground-truth cable")
+    top.legend(ncols=4, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    shown = sites[:40]
+    for name, colour in of_kind.items():
+        at = [row["rank"] for row in shown if row["kind"] == name]
+        gain = [row["gain_nm"] for row in shown if row["kind"] == name]
+        bottom.bar(at, gain, color=colour, label=name, edgecolor="0.3", linewidth=0.3)
+    bottom.set(xlabel="error site, most costly first", ylabel="run length\nrecovered (nm)")
+    bottom.legend(frameon=False, fontsize=8)
+    caption = (
+        f"Above: what becomes of {runs.total_nm / 1e3:.1f} um of cable. Below: how much the expected run length of "
+        f"{runs.erl_nm:.0f} nm (of {runs.gt_erl_nm:.0f} possible) would rise if this one site were put right."
+    )
+    return Figure.from_matplotlib(figure, caption)

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from nissl.evaluators.result import Figure, Result
+from nissl.evaluators.result import Result
+from nissl.evaluators.segmentation_figures import sections_figure
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
 
@@ -206,7 +207,7 @@ class SegmentationScores:
             for volume, segmentation in zip(volumes, segmentations, strict=True)
             for name, value in segmentation.counters.items()
         ]
-        figure = overlay_figure(volumes[0], truths[0], segmentations[0].ids)
+        figure = sections_figure(volumes[0], truths[0], segmentations[0].ids)
         return Result(scalars, {"overlay": figure}, {"counters": counters}, notes=notes)
 
 
@@ -218,40 +219,3 @@ def _labels(volume: AnnotatedVolume) -> np.ndarray:
 
 def _overlaps(truths: Sequence[np.ndarray], segmentations: Sequence[np.ndarray]) -> Overlaps:
     return Overlaps.concatenate([Overlaps.of(t, s) for t, s in zip(truths, segmentations, strict=True)])
-
-
-def overlay_figure(volume: AnnotatedVolume, truth: np.ndarray, segmentation: np.ndarray) -> Figure:
-    """Raw image, true objects and segments in three sections across the longest pair of axes."""
-    axis = int(np.argmin(volume.raw.shape))
-    size = volume.raw.shape[axis]
-    rows = []
-    sections = [size // 4, size // 2, 3 * size // 4]
-    for index in sections:
-        grey, true, found = (np.take(array, index, axis) for array in (volume.raw, truth, segmentation))
-        low, high = np.percentile(volume.raw, [0.5, 99.5])
-        grey = np.clip((grey - low) / max(high - low, 1e-6), 0, 1)
-        rows.append(np.hstack([_gutter(part) for part in (_tint(grey), _tint(grey, true), _tint(grey, found))]))
-    image = np.vstack([_gutter(row.swapaxes(0, 1)).swapaxes(0, 1) for row in rows])
-    repeat = max(1, round(900 / image.shape[1]))
-    names = "zyx"
-    caption = (
-        f"{volume.name}: sections at {names[axis]} = {', '.join(map(str, sections))} (voxels of "
-        f"{' x '.join(f'{v:g}' for v in volume.voxel_size_zyx_nm)} nm, zyx). Left raw, middle true objects, "
-        "right segments; uncoloured is unassigned. Colours of the two do not correspond."
-    )
-    return Figure.from_array((255 * image).astype(np.uint8).repeat(repeat, 0).repeat(repeat, 1), caption)
-
-
-def _tint(grey: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-    """(H, W) grey values in [0, 1] as (H, W, 3), with each id in a colour of its own at 40 %."""
-    image = np.repeat(grey[..., None], 3, axis=-1)
-    if ids is None:
-        return image
-    # Multiplicative hashing spreads neighbouring ids over the colour circle.
-    hue = (ids.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)).astype(np.float64) / 2**32
-    phase = 2 * np.pi * (hue[..., None] + np.array([0, 1 / 3, 2 / 3]))
-    return np.where((ids > 0)[..., None], 0.6 * image + 0.4 * (0.5 + 0.5 * np.cos(phase)), image)
-
-
-def _gutter(image: np.ndarray) -> np.ndarray:
-    return np.pad(image, [(0, 0), (0, 3), (0, 0)], constant_values=1.0)

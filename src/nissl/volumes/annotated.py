@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nissl.volumes.boxes import Box, Triple
+from nissl.volumes.boxes import Box, Triple, triple
 from nissl.volumes.skeletons import Skeletons
 
 
@@ -23,6 +23,7 @@ class AnnotatedVolume:
         skeletons: nodes in nm from the first voxel's centre, or None.
         scale_zyx: native voxels per voxel that the network sees.
         mean, std: grey values are normalised as (raw - mean) / std.
+        offset_zyx: where the first voxel lies in the file it was cut from, in native voxels.
     """
 
     name: str
@@ -33,6 +34,7 @@ class AnnotatedVolume:
     scale_zyx: Triple = (1, 1, 1)
     mean: float = 128.0
     std: float = 33.0
+    offset_zyx: Triple = (0, 0, 0)
 
     def crop(self, box: Box) -> AnnotatedVolume:
         return AnnotatedVolume(
@@ -44,7 +46,13 @@ class AnnotatedVolume:
             self.scale_zyx,
             self.mean,
             self.std,
+            triple(np.add(self.offset_zyx, box.start_zyx)),
         )
+
+    @property
+    def box(self) -> Box:
+        """The voxels of its file that it holds."""
+        return Box(self.offset_zyx, triple(np.add(self.offset_zyx, self.raw.shape)))
 
     def network_image(self) -> np.ndarray:
         """Normalised image at the network's resolution, float32: block means of the raw image."""

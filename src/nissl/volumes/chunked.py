@@ -11,14 +11,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from nissl.volumes.boxes import Box
 
-def read_hdf5(path: str | Path, dataset: str, kind: str) -> np.ndarray:
-    """A three-dimensional dataset of an HDF5 file.
+
+def read_hdf5(path: str | Path, dataset: str, kind: str, box: Box | None = None) -> np.ndarray:
+    """A three-dimensional dataset of an HDF5 file, or a box of it.
 
     Args:
         path: the file.
         dataset: its dataset, such as "raw" or "volumes/labels/neuron_ids".
         kind: "image" (integers or finite floats) or "labels" (non-negative integers).
+        box: the voxels to read; None: all.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -35,7 +38,9 @@ def read_hdf5(path: str | Path, dataset: str, kind: str) -> np.ndarray:
                 raise ValueError(_missing(file, dataset, path))
             if found.ndim != 3:
                 raise ValueError(f"'{dataset}' in {path} has shape {found.shape}; expected three axes, z, y, x")
-            array = found[:]
+            if box is not None and any(np.greater(box.stop_zyx, found.shape)):
+                raise ValueError(f"'{dataset}' in {path} has shape {found.shape}, too small for {box.stop_zyx}")
+            array = found[:] if box is None else found[box.slices]
     except OSError as error:
         raise ValueError(f"{path} cannot be read as HDF5, it is truncated or of another format ({error})") from error
 

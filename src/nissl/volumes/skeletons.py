@@ -1,13 +1,19 @@
-"""Skeletons of neurons in EM volumes: nodes in nm (zyx), edges, and the neuron of each node."""
+"""Skeletons of neurons in EM volumes: nodes in nm (zyx), edges, and the neuron of each node.
+
+Files are read and written by `nissl.volumes.skeleton_files`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from nissl.volumes.boxes import Box
+
+# What a node may be part of; `node_type` holds indices into this.
+NEURITE_TYPES = ("unknown", "soma", "axon", "dendrite", "spine")
 
 
 @dataclass(frozen=True)
@@ -19,11 +25,15 @@ class Skeletons:
         edges: (E, 2) integer, rows of `nodes_zyx_nm`.
         skeleton_of: (N,) integer, the skeleton (neuron) of each node. One skeleton may have several components,
             where a neuron leaves the volume and comes back.
+        node_type: (N,) index into NEURITE_TYPES, or None when the file does not say.
+        depth: (N,) edges between a node and the root of its tree, -1 where there is no root; None: nowhere.
     """
 
     nodes_zyx_nm: np.ndarray
     edges: np.ndarray
     skeleton_of: np.ndarray
+    node_type: np.ndarray | None = None
+    depth: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_nodes = len(self.nodes_zyx_nm)
@@ -38,6 +48,23 @@ class Skeletons:
             raise ValueError(f"skeleton edges name node {self.edges.max()}, there are {num_nodes} nodes")
         if np.any(self.skeleton_of[self.edges[:, 0]] != self.skeleton_of[self.edges[:, 1]]):
             raise ValueError("a skeleton edge joins two skeletons; an edge belongs to one neuron")
+        for name in ("node_type", "depth"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (num_nodes,):
+                raise ValueError(f"skeletons need one {name} for each of {num_nodes} nodes, came {values.shape}")
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Skeletons]) -> Skeletons:
+        """One set of several; skeletons of different parts stay different."""
+        rows = np.cumsum([0, *(len(part.skeleton_of) for part in parts)])
+        firsts = np.cumsum([0, *(int(part.skeleton_of.max(initial=0)) + 1 for part in parts)])
+        return cls(
+            np.concatenate([part.nodes_zyx_nm for part in parts]),
+            np.concatenate([part.edges + row for part, row in zip(parts, rows, strict=False)]),
+            np.concatenate([part.skeleton_of + first for part, first in zip(parts, firsts, strict=False)]),
+            _together([part.node_type for part in parts], rows, unknown=0),
+            _together([part.depth for part in parts], rows, unknown=-1),
+        )
 
     @property
     def edge_lengths_nm(self) -> np.ndarray:
@@ -54,7 +81,13 @@ class Skeletons:
         edges = self.edges[inside[self.edges].all(axis=1)]
         new_row = np.cumsum(inside) - 1
         offset_nm = np.asarray(box.start_zyx) * np.asarray(voxel_size_zyx_nm)
-        return Skeletons(self.nodes_zyx_nm[inside] - offset_nm, new_row[edges], self.skeleton_of[inside])
+        return Skeletons(
+            self.nodes_zyx_nm[inside] - offset_nm,
+            new_row[edges],
+            self.skeleton_of[inside],
+            None if self.node_type is None else self.node_type[inside],
+            None if self.depth is None else self.depth[inside],
+        )
 
     def ids_at_nodes(self, segmentation: np.ndarray, voxel_size_zyx_nm: tuple[float, float, float]) -> np.ndarray:
         """Segment id under each node, (N,); 0 outside the volume."""
@@ -65,15 +98,10 @@ class Skeletons:
         return ids
 
 
-def read_npz(path: str | Path) -> Skeletons:
-    """Skeletons from arrays `nodes_zyx_nm`, `edges` and `node_label` of an npz file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"skeleton file {path} does not exist. Set dataset.skeletons, or null to go without.")
-    with np.load(path, allow_pickle=False) as file:
-        missing = {"nodes_zyx_nm", "edges", "node_label"} - set(file.files)
-        if missing:
-            raise ValueError(f"{path} lacks the arrays {sorted(missing)}; it holds {sorted(file.files)}")
-        return Skeletons(
-            file["nodes_zyx_nm"].astype(np.float64), file["edges"].astype(np.int64), file["node_label"].astype(np.int64)
-        )
+def _together(values: Sequence[np.ndarray | None], rows: np.ndarray, unknown: int) -> np.ndarray | None:
+    """Per-node values of several parts; None if no part has any, `unknown` where a part has none."""
+    if all(value is None for value in values):
+        return None
+    sizes = np.diff(rows)
+    filled = [np.full(n, unknown) if value is None else value for value, n in zip(values, sizes, strict=True)]
+    return np.concatenate(filled)
