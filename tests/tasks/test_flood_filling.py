@@ -29,6 +29,7 @@ def task(model=None, optimizer=SGD, **changed):
         "soft_label": 0.05,
         "clip_value": 0.7,
         "nonfinite": "abort",
+        "boundary_weight": 0.0,
         "decay_steps": None,
         "ema_decay": None,
     }
@@ -187,6 +188,24 @@ def test_an_infinite_loss_stops_the_training_with_advice():
     model = Recorder(answer=float("inf"))
     with pytest.raises(FloatingPointError, match="Lower task.optimizer.lr"):
         fit(task(model), [batch()], max_epochs=1)
+
+
+def test_ids_serve_as_labels_and_the_auxiliary_loss_learns_what_belongs_to_nobody():
+    examples = batch()
+    masks = examples["label"]
+    examples["label"] = (7 * masks).long()
+    examples["label"][:, :, 0, 0] = 3  # another object, far from the centre
+    grown = task()._fresh(examples)
+    assert torch.equal(grown[0].label, masks[0]) and not grown[0].empty[:, 0, 0].any()
+    module = task(optimizer=functools.partial(torch.optim.AdamW, lr=5e-3), max_moves=2, boundary_weight=1.0)
+    fit(module, [examples] * 30, max_epochs=1, limit_val_batches=0)
+    with torch.no_grad():
+        part = (slice(None), slice(None), *(slice(2, 9),) * 3)
+        seeds = torch.stack([example.seed for example in module._fresh(examples)])
+        found = module.boundary(module.learner.hidden(examples["image"][part], seeds[part])) > 0
+    assert (found == (examples["label"] == 0)[part]).float().mean() > 0.95
+    with pytest.raises(ValueError, match="dataset.patches.target=labels"):
+        task(boundary_weight=1.0)._fresh(batch())
 
 
 def test_scores_at_half_do_not_count_unvisited_voxels():

@@ -20,7 +20,9 @@ def growing(policy="fixed", draw=0, label=None, threshold=0.9, window_radius=1):
     label = bar() if label is None else label
     seed = torch.full_like(label, logit(0.05))
     seed[(0, *(size // 2 for size in label.shape[1:]))] = logit(0.95)
-    return Growing(label.clone(), label, seed, Movement(FOV, DELTAS, logit(threshold), policy, window_radius), draw)
+    return Growing(
+        label.clone(), label, seed, label == 0, Movement(FOV, DELTAS, logit(threshold), policy, window_radius), draw
+    )
 
 
 def walk(example, answer=lambda image: 8 * image - 4, max_moves=None):

@@ -129,6 +129,14 @@ class FloodNetwork(nn.Module):
         if self.init == "he":
             nn.init.zeros_(self.head.weight)
 
+    def hidden(self, image: Tensor, seed_logits: Tensor) -> Tensor:
+        """What the head reads, (B, C, Z, Y, X), from the normalised image and the seed logits, (B, 1, Z, Y, X)."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, seed_logits: Tensor) -> Tensor:
+        """Updated logits, (B, 1, Z, Y, X), from the normalised image and the seed logits of the same shape."""
+        return seed_logits + self.head(self.hidden(image, seed_logits))
+
     def untrained(self, seed: int = 0) -> Self:
         """A copy with initial weights: the baseline that a trained network has to beat."""
         network = copy.deepcopy(self)
@@ -171,14 +179,13 @@ class FFN(FloodNetwork):
         # oneDNN convolves this layout 1.5 times faster than the default one.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, seed_logits: Tensor) -> Tensor:
-        """Updated logits, (B, 1, Z, Y, X), from the normalised image and the seed logits of the same shape."""
+    def hidden(self, image: Tensor, seed_logits: Tensor) -> Tensor:
         x = torch.cat([image, seed_logits], dim=1).contiguous(memory_format=torch.channels_last_3d)
         hidden = self.conv_a[0](x)
         hidden = self.conv_b[0](F.relu(self.norms[0](hidden)))
         for norm, conv_a, conv_b in zip(self.norms[1:-1], self.conv_a[1:], self.conv_b[1:], strict=True):
             hidden = hidden + conv_b(F.relu(conv_a(F.relu(norm(hidden)))))
-        return seed_logits + self.head(F.relu(self.norms[-1](hidden)))
+        return F.relu(self.norms[-1](hidden))
 
 
 def normalisation(norm: Normalisation | None, features: int) -> nn.Module:

@@ -82,8 +82,8 @@ class FFNUNet(FloodNetwork):
         self.reset_parameters()
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, seed_logits: Tensor) -> Tensor:
-        """Updated logits, (B, 1, Z, Y, X), from the normalised image and the seed logits of the same shape.
+    def hidden(self, image: Tensor, seed_logits: Tensor) -> Tensor:
+        """What the head reads, (B, C, Z, Y, X).
 
         Raises:
             ValueError: an even number of voxels along a halved axis, whose two scales would not share their centre.
@@ -99,4 +99,4 @@ class FFNUNet(FloodNetwork):
         # Even voxels take their coarse value, the others the mean of their neighbours.
         coarse = F.interpolate(self.up(F.relu(coarse)), size=shape, mode="trilinear", align_corners=True)
         hidden = self.join(fine + coarse)
-        return seed_logits + self.head(F.relu(self.leave_norm(hidden)))
+        return F.relu(self.leave_norm(hidden))

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nissl.flood_fill.movement import logit
+from nissl.models.ffn import Convolution
 from nissl.tasks.growing import POLICIES, Growing, Movement, PolicyName
 
 WARMUP_STEPS, LOWEST_FACTOR = 100, 0.02  # of the learning rate's schedule
@@ -48,6 +49,9 @@ class FloodFilling(pl.LightningModule):
         soft_label: the target is 1 - soft_label inside the object and soft_label outside.
         clip_value: every entry of the gradient is clipped to this magnitude.
         nonfinite: an infinite or undefined loss ends the training ("abort") or is left out and counted ("skip").
+        boundary_weight: of an auxiliary loss: the features that the head reads must also tell, by a linear map, which
+            voxels belong to no object at all. It needs `dataset.patches.target=labels` and teaches a young network what
+            a membrane is long before it can grow. 0 for none, as published.
         decay_steps: the learning rate rises over the first 100 optimizer steps and falls along a cosine until this one;
             null keeps it constant.
         ema_decay: the network that is validated, evaluated and kept is the exponential average of the trained weights,
@@ -92,6 +96,7 @@ class FloodFilling(pl.LightningModule):
         soft_label: float,
         clip_value: float,
         nonfinite: Literal["abort", "skip"],
+        boundary_weight: float,
         decay_steps: int | None,
         ema_decay: float | None,
     ) -> None:
@@ -105,6 +110,8 @@ class FloodFilling(pl.LightningModule):
             raise ValueError(f"nonfinite must be abort or skip, came {nonfinite!r}")
         self.model, self.make_optimizer, self.ema_decay = model, optimizer, ema_decay
         self.learner = model if ema_decay is None else copy.deepcopy(model)
+        self.boundary_weight = boundary_weight
+        self.boundary = Convolution(model.head.in_channels, 1, 1) if boundary_weight > 0 else None  # type: ignore
         self.init_logit, self.pad_logit = logit(float(model.init_activation)), logit(float(model.pad_value))  # type: ignore[arg-type]
         threshold = logit(float(model.move_threshold))  # type: ignore[arg-type]
         self.movement = Movement(model.fov_zyx, model.deltas_zyx, threshold, policy, window_radius)  # type: ignore[arg-type]
@@ -121,7 +128,11 @@ class FloodFilling(pl.LightningModule):
         return self.model(image, seed_logits)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.make_optimizer(self.learner.parameters())
+        return self.make_optimizer(self._trained())
+
+    def _trained(self) -> list[nn.Parameter]:
+        extra = [] if self.boundary is None else list(self.boundary.parameters())
+        return [*self.learner.parameters(), *extra]
 
     def on_train_epoch_start(self) -> None:
         self._growing.clear()
@@ -166,10 +177,9 @@ class FloodFilling(pl.LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         total = torch.zeros((), device=self.device)
         if slots:
-            image, target, seed = self._views(slots)
-            new = self.learner(image, seed)
-            loss = F.binary_cross_entropy_with_logits(new, target)
+            new, loss, auxiliary = self._answer(slots)
             total = loss.detach() * len(slots)
+            loss = loss + self.boundary_weight * auxiliary
             if torch.isfinite(loss):
                 with self.trainer.strategy.block_backward_sync() if self._num_devices > 1 else nullcontext():  # type: ignore[attr-defined]
                     self.manual_backward(loss)
@@ -179,12 +189,24 @@ class FloodFilling(pl.LightningModule):
         if not torch.isfinite(total):
             self._nonfinite(total)
             return torch.zeros_like(total), 0
-        nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
+        nn.utils.clip_grad_value_(self._trained(), self.clip_value)
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = optimizer.defaults["lr"] * self._learning_rate_factor()  # type: ignore[union-attr]
         optimizer.step()  # type: ignore[union-attr]
         self._average_weights()
         return total / num_moves, num_moves
+
+    def _answer(self, slots: list[Growing]) -> tuple[Tensor, Tensor, Tensor]:
+        """The learner's logits at the next view of each slot, (B, 1, Z, Y, X), their loss and the auxiliary loss."""
+        image, target, seed = self._views(slots)
+        if self.boundary is None:
+            new = self.learner(image, seed)
+            return new, F.binary_cross_entropy_with_logits(new, target), torch.zeros((), device=self.device)
+        hidden = self.learner.hidden(image, seed)  # type: ignore[operator]
+        new = seed + self.learner.head(hidden)  # type: ignore[operator]
+        empty = torch.stack([example.empty[(slice(None), *example.view)] for example in slots])  # type: ignore
+        auxiliary = F.binary_cross_entropy_with_logits(self.boundary(hidden), empty.float())
+        return new, F.binary_cross_entropy_with_logits(new, target), auxiliary
 
     def _nonfinite(self, loss: Tensor) -> None:
         if self.nonfinite == "abort":
@@ -215,7 +237,7 @@ class FloodFilling(pl.LightningModule):
         """Gradients, mean over the moves of all devices, left in the parameters; sums of loss and moves."""
         if self._num_devices == 1:
             return total, num_moves
-        parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        parameters = self._trained()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = nn.utils.parameters_to_vector(gradients) * num_moves
         flat = self._over_devices(torch.cat([flat, total[None], torch.tensor([float(num_moves)], device=self.device)]))
@@ -272,11 +294,14 @@ class FloodFilling(pl.LightningModule):
         seeds = torch.full_like(batch["image"], self.pad_logit)
         z, y, x = (size // 2 for size in seeds.shape[2:])
         seeds[:, :, z, y, x] = self.init_logit
-        draws = batch["draw"].tolist()
-        return [
-            Growing(image, label, seed, self.movement, draw)
-            for image, label, seed, draw in zip(batch["image"], batch["label"], seeds, draws, strict=True)
-        ]
+        label, empty = batch["label"], torch.zeros_like(batch["label"], dtype=torch.bool)
+        if not label.is_floating_point():
+            empty = label == 0
+            label = ((label == label[:, :, z : z + 1, y : y + 1, x : x + 1]) & ~empty).float()
+        elif self.boundary is not None:
+            raise ValueError("task.boundary_weight needs to know every object: set dataset.patches.target=labels")
+        parts = zip(batch["image"], label, seeds, empty, batch["draw"].tolist(), strict=True)
+        return [Growing(image, truth, seed, no, self.movement, draw) for image, truth, seed, no, draw in parts]
 
     def _views(self, slots: Iterable[Growing]) -> tuple[Tensor, Tensor, Tensor]:
         """Image, soft target and seed logits of the next field of view of each example, (B, 1, Z, Y, X) each."""

@@ -62,7 +62,8 @@ class Growing:
     """One example on its way.
 
     Attributes:
-        image, label, seed: (1, Z, Y, X); the seed holds the logits reached so far.
+        image, label, seed: (1, Z, Y, X); the label is 1 in the object, the seed holds the logits reached so far.
+        empty: (1, Z, Y, X) bool, voxels known to belong to no object.
         movement: see there.
         draw: decides the order of its offsets.
         visited: cells of the delta grid around the centre that were entered.
@@ -72,6 +73,7 @@ class Growing:
     image: Tensor
     label: Tensor
     seed: Tensor
+    empty: Tensor
     movement: Movement
     draw: int
     visited: set[Triple] = field(default_factory=set)
