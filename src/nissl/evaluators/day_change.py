@@ -17,7 +17,7 @@ import numpy as np
 DECLARED = ("mean_offdiag", "disjoint", "singles")  # what Holm's correction runs over, fixed before looking
 ENUMERATED = 20_000  # divisions of seeds beyond this number are drawn, not listed
 NULL_BOUND = 0.1  # share of null worlds that may come out as an effect: two of twenty
-SCOPES = ("per_day", "joint")
+SCOPES = ("per_day", "joint", "frames")
 
 
 def check_comparable(reference: Mapping[str, Any], day: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ class Change:
         p_trial: p of the trial permutation, one per pair of seeds.
         p_seed: p of the seed permutation.
         interval: 95 % of the change, by bootstrap over seeds and trials.
-        scope: "per_day", a network per day, or "joint", one for both.
+        scope: "per_day", a network per day; "joint", one for both; "frames", maps made without a network.
     """
 
     reference: np.ndarray
@@ -122,7 +122,7 @@ class Change:
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise ValueError(f"scope='{self.scope}' is unknown; choose one of {', '.join(SCOPES)}")
-        if self.scope == "joint" and len(self.reference) != len(self.day):
+        if self.scope != "per_day" and len(self.reference) != len(self.day):
             raise ValueError(f"joint networks have both days: came {len(self.reference)} and {len(self.day)} seeds")
 
     @property
@@ -146,16 +146,16 @@ class Change:
 def find_effect(change: Change, null_effects: int = 0, null_worlds: int = 0) -> tuple[bool, str]:
     """Whether a change may be called an effect, and why not.
 
-    With a network per day: the larger of the median trial p and the seed p is below 0.05. With joint networks: the
-    median trial p is, and every seed has the same sign. In both the interval excludes 0, and simulated null worlds
-    (effects found in worlds without one) stay within their bound.
+    With a network per day: the larger of the median trial p and the seed p is below 0.05. With joint networks, or
+    without one: the median trial p is, and every seed has the same sign. In both the interval excludes 0, and
+    simulated null worlds (effects found in worlds without one) stay within their bound.
     """
     reasons = []
     if not change.p < 0.05:
         reasons.append(f"p = {change.p:.2g} is not below 0.05")
     if not (change.interval[0] > 0 or change.interval[1] < 0):
         reasons.append(f"the interval {change.interval[0]:.3g} to {change.interval[1]:.3g} holds 0")
-    if change.scope == "joint" and len(np.unique(np.sign(change.day - change.reference))) > 1:
+    if change.scope != "per_day" and len(np.unique(np.sign(change.day - change.reference))) > 1:
         reasons.append("seeds disagree about the sign")
     if null_worlds and null_effects / null_worlds > NULL_BOUND:
         reasons.append(f"{null_effects} of {null_worlds} worlds without an effect came out as one: headline withheld")
@@ -185,15 +185,21 @@ def describe_change(
     who = "In this animal" if num_animals == 1 else f"In {num_animals} animals"
     direction = ("rose" if change.size > 0 else "fell") if called else "was not distinguishable"
     before, after = change.reference.mean(), change.day.mean()
-    nets = "conditional on the networks of each day" if change.scope == "per_day" else "one network for both days"
-    seeds = f"{len(change.reference)} + {len(change.day)}" if change.scope == "per_day" else f"{len(change.day)}"
+    noise = {
+        "per_day": (
+            f" (conditional on the networks of each day), p over seeds {change.p_seed:.2g}, "
+            f"{len(change.reference)} + {len(change.day)} seeds"
+        ),
+        "joint": f" (one network for both days), p over seeds {change.p_seed:.2g}, {len(change.day)} seeds",
+        "frames": " (no network)",
+    }[change.scope]
     between = f"from {before:.4g} ({days[0]}) to {after:.4g} ({days[1]})"
     if not called:
         between = f"between {days[0]} ({before:.4g}) and {days[1]} ({after:.4g})"
     sentence = (
         f"{who} ({area}), {name} {direction} {between}: change {change.size:+.4g} ({change.percent:+.1f} %), "
         f"95 % interval {change.interval[0]:+.4g} to {change.interval[1]:+.4g}, p over trials "
-        f"{np.median(change.p_trial):.2g} ({nets}), p over seeds {change.p_seed:.2g}, {seeds} seeds"
+        f"{np.median(change.p_trial):.2g}{noise}"
     )
     if null_worlds:
         sentence += f"; {null_effects} of {null_worlds} worlds without an effect gave one"

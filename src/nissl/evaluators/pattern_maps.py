@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from nissl.evaluators import gradcam as cam
+from nissl.evaluators.map_activation import Moments, measure_moments
 
 FRAME_NORMS = ("l2", "none", "max")
 
@@ -63,6 +64,7 @@ class Collected:
         mask: (h, w) positions inside: at least half of their pixels.
         seen, correct, dead: (P,) frames of each pattern seen, named rightly (lenient rule), and with a map of zeros
             among those used.
+        answers: the network's answers against all frames, for `activation_maps`; labels do not enter.
     """
 
     maps: TrialMaps
@@ -71,6 +73,7 @@ class Collected:
     seen: np.ndarray
     correct: np.ndarray
     dead: np.ndarray
+    answers: Moments
 
 
 def collect_maps(
@@ -113,6 +116,7 @@ def collect_maps(
     map_sums: np.ndarray | None = None
     frame_sums: np.ndarray | None = None
     counts, usable_counts = np.zeros(len(keys), dtype=int), np.zeros(len(keys), dtype=int)
+    answers: Moments | None = None
 
     for batch in DataLoader(dataset, batch_size=batch_size):
         frames, labels = batch["frames"].to(task.device), batch["label"].to(task.device)
@@ -140,8 +144,12 @@ def collect_maps(
         np.add.at(frame_sums, places[used], pooled[used])
         np.add.at(usable_counts, places[used & alive], 1)
         np.add.at(counts, places[used], 1)
+        moments = measure_moments(torch.sigmoid(logits).double().cpu().numpy(), pooled.reshape(len(pooled), -1))
+        answers = moments if answers is None else answers + moments
 
-    assert mask is not None and map_sums is not None and frame_sums is not None, "a part is never empty"
+    assert mask is not None and map_sums is not None and frame_sums is not None and answers is not None, (
+        "a part is never empty"
+    )
     pattern_of, trial_of = keys % num_patterns, keys // num_patterns
     return Collected(
         maps=TrialMaps(map_sums, usable_counts, pattern_of, trial_of),
@@ -150,6 +158,7 @@ def collect_maps(
         seen=seen,
         correct=correct,
         dead=dead,
+        answers=answers,
     )
 
 

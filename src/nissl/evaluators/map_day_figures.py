@@ -1,0 +1,103 @@
+"""Figures of a comparison of days: both matrices and their difference, what the change is made of, scores of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nissl.evaluators.day_change import Change
+from nissl.evaluators.map_cell_figures import cell_scores, clusters
+from nissl.evaluators.result import Figure
+
+__all__ = ["cell_scores", "change", "clusters", "day_matrices"]
+BEFORE, AFTER = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito
+CLASSES = ("same", "share", "disjoint", "none", "singles")
+
+
+def day_matrices(matrices: list[np.ndarray], names: Sequence[str], days: tuple[str, str]) -> Figure:
+    """Both days on one scale of -1 to 1 in one order, and the difference on its own symmetric scale."""
+    from matplotlib.figure import Figure as Canvas
+
+    n = len(names)
+    canvas = Canvas(figsize=(15.5, 4.9), layout="constrained")
+    axes = canvas.subplots(1, 3)
+    difference = matrices[1] - matrices[0]
+    bound = float(np.nanmax(np.abs(difference))) or 1.0
+    step, size = max(1, round(n / 40)), float(np.clip(200 / n, 5.0, 9))
+    titles = (*days, f"{days[1]} - {days[0]}")
+    for ax, matrix, title in zip(axes, (*matrices, difference), titles, strict=True):
+        top, colours = (1.0, "RdBu_r") if matrix is not difference else (bound, "PuOr_r")
+        ax.set_facecolor("0.85")
+        ax.patch.set_hatch("////")
+        ax.patch.set_edgecolor("0.5")
+        image = ax.imshow(np.ma.masked_invalid(matrix), cmap=colours, vmin=-top, vmax=top, interpolation="nearest")
+        ax.set_xticks(range(0, n, step), names[::step], rotation=90, fontsize=size)
+        ax.set_yticks(range(0, n, step), names[::step], fontsize=size)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(f"n = {n} patterns, sum {np.nansum(matrix):+.1f}", fontsize=9)
+        if ax is not axes[0]:
+            canvas.colorbar(image, ax=ax, label="ZNCC" if matrix is not difference else "change of ZNCC", fraction=0.04)
+    return Figure.from_matplotlib(
+        canvas,
+        f"ZNCC of every pair of patterns on {days[0]} and {days[1]} (mean over networks, one scale), and the change; "
+        "hatched: undefined.",
+        {"reference": matrices[0], "day": matrices[1], "difference": difference},
+    )
+
+
+def change(
+    changes: dict[str, Change],
+    drawn: dict[str, np.ndarray],
+    levels: list[np.ndarray],
+    days: tuple[str, str],
+    seeds: list[list[int]],
+) -> Figure:
+    """Permutation histogram with the observed change, the sum by network, and means by class of pairs."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(13.5, 3.6), layout="constrained")
+    left, middle, right = canvas.subplots(1, 3, width_ratios=[1.2, 1, 1.6])
+    total = changes["zncc_sum"]
+    observed = float(total.day[0] - total.reference[0])
+    left.hist(drawn["zncc_sum"], bins=40, color="0.7")
+    left.axvline(observed, color=AFTER, lw=2)
+    left.axvline(0, color="black", lw=0.8, linestyle=":")
+    left.set(xlabel=f"change of the ZNCC sum (network {seeds[0][0]})", ylabel="permutations of trials")
+    left.set_title(f"observed {observed:+.1f}, p over trials {total.p_trial[0]:.2g}", fontsize=9)
+
+    both = (total.reference, total.day)
+    for s in range(min(len(own) for own in both)):
+        middle.plot([0, 1], [both[0][s], both[1][s]], color="0.75", lw=1, zorder=1)
+    for x, (own, colour) in enumerate(zip(both, (BEFORE, AFTER), strict=True)):
+        middle.scatter(np.full(len(own), x), own, color=colour, zorder=2)
+        middle.plot([x - 0.15, x + 0.15], [own.mean()] * 2, color=colour, lw=2.5)
+    low, high = total.interval
+    middle.set_xticks([0, 1], days)
+    middle.set(xlim=(-0.5, 1.5), ylabel="ZNCC sum, one dot per network")
+    middle.set_title(
+        f"change {total.size:+.1f} [{low:+.1f}, {high:+.1f}]\np over networks {total.p_seed:.2g}", fontsize=9
+    )
+
+    shown = [name for name in CLASSES if name in changes]
+    at = np.arange(len(shown))
+    for offset, day, colour, label in ((-0.2, "reference", BEFORE, days[0]), (0.2, "day", AFTER, days[1])):
+        values = [getattr(changes[name], day) for name in shown]
+        right.bar(at + offset, [v.mean() for v in values], 0.38, color=colour, label=label)
+        for x, v in zip(at + offset, values, strict=True):
+            right.scatter(np.full(len(v), x), v, color="black", s=6, zorder=3)
+    right.axhline(0, color="black", lw=0.8)
+    right.set_xticks(at, [f"{name}\np {changes[name].p:.2g}" for name in shown], fontsize=8)
+    right.set_ylabel("mean ZNCC of the pairs")
+    right.legend(fontsize=8, frameon=False)
+    return Figure.from_matplotlib(
+        canvas,
+        f"{days[1]} against {days[0]}: what exchanging trials between days gives, each network, and the mean over "
+        "pairs of patterns that share cells (same, share) or do not (disjoint, of them single cells). "
+        "Interval: bootstrap over networks and trials.",
+        {
+            "drawn": drawn["zncc_sum"],
+            "levels_reference": levels[0],
+            "levels_day": levels[1],
+        },
+    )
