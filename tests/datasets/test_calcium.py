@@ -113,6 +113,56 @@ def test_no_trial_is_in_two_parts_and_every_pattern_in_each() -> None:
     assert all(set(source.table.pattern[source.rows(part)]) == set(range(11)) for part in PARTS)
 
 
+DAYS = {"days": {"POD0": 1.0, "POD3": 2.0}}
+
+
+def test_two_days_share_patterns_mask_and_normalisation_but_not_truth() -> None:
+    source = simulated(**DAYS)
+    assert source.days == ("POD0", "POD3") and source.truth is source.truths["POD0"]
+    late = source.of_day("POD3")
+    rows = late.rows("test")
+    assert (source.day[rows] == 1).all() and set(rows) < set(source.rows("test"))
+    assert late.truth is source.truths["POD3"] and late.truth.coupling == 2.0
+    assert late.patterns == source.patterns and late.mask is source.mask
+    assert np.array_equal(late.read(rows), source.read(rows))
+    assert source.patterns_of("POD3") == [pattern.name for pattern in source.patterns]
+    assert {row["day"] for row in late.frame_rows() if row["split"]} == {"POD3"}
+    grown = late.truth.gain - np.eye(4)
+    assert np.allclose(grown, 2 * (source.truth.gain - np.eye(4)))  # type: ignore[union-attr]
+
+
+def test_each_network_gets_its_own_days_frames_in_its_own_order() -> None:
+    source = simulated(**DAYS, network_seeds=[0, 1])
+    assert [(n.seed, n.day) for n in source.networks] == [(0, "POD0"), (0, "POD3"), (1, "POD0"), (1, "POD3")]
+    train = source.split("train")
+    items = [train[i] for i in range(len(train))]  # type: ignore[arg-type]
+    assert items[0]["frames"].shape == (4, 1, 36, 36) and items[0]["label"].shape == (4, 5)
+    seen = torch.stack([item["index"] for item in items], dim=1).numpy()  # (networks, items)
+    for network, rows in zip(source.networks, seen, strict=True):
+        assert network.day is not None
+        assert sorted(rows) == sorted(source.of_day(network.day).rows("train"))
+    assert not np.array_equal(seen[0], seen[2])
+
+
+def test_networks_vary_the_same_draw_differently_and_joint_ones_see_all_days() -> None:
+    source = simulated(**DAYS, network_seeds=[0, 1], scope="joint", contrast=[0.5, 1.5])
+    train = source.split("train")
+    rows = torch.stack([train[i]["index"] for i in range(len(train))])  # type: ignore[arg-type]
+    assert set(rows[:, 0].tolist()) == set(source.rows("train"))
+    assert torch.equal(train[Draw(0, 5)]["frames"], train[Draw(0, 5)]["frames"])
+    first = train[Draw(0, 5)]["frames"][0]
+    assert not torch.equal(first, train[Draw(0, 6)]["frames"][0])
+
+
+def test_wrong_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"network_seeds must be distinct and at least 0, came \[1, 1\]"):
+        simulated(network_seeds=[1, 1])
+    with pytest.raises(ValueError, match="scope='daily' is unknown"):
+        simulated(scope="daily")
+    with pytest.raises(ValueError, match="no day 'POD7'; the days are POD0"):
+        simulated().of_day("POD7")
+
+
 def test_a_frame_split_tears_trials_apart() -> None:
     source = simulated(split_group="frame")
     assert set(source.table.trial[source.rows("train")]) & set(source.table.trial[source.rows("test")])

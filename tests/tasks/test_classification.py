@@ -1,19 +1,24 @@
 """Learning from multi-hot labels."""
 
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from nissl.models.stimulus_cnn import StimulusCNN
-from nissl.tasks.classification import Classification, lenient_hits
+from nissl.tasks.classification import Classification, balanced_weights, lenient_hits
 
 
-def make_task(schedule: str = "constant", pos_weight: float = 1.0) -> Classification:
+def make_task(
+    schedule: str = "constant", pos_weight: float | str = 1.0, stop_at: float | None = None
+) -> Classification:
     net = StimulusCNN(1, 3, (8, 16), (1, 1), 2, 16, 0.0, False)
-    return Classification(net, partial(torch.optim.AdamW, lr=3e-3), schedule, pos_weight, none_output=True)
+    return Classification(net, partial(torch.optim.AdamW, lr=3e-3), schedule, pos_weight, True, stop_at)
 
 
 def batch(count: int = 40) -> dict[str, torch.Tensor]:
@@ -88,3 +93,51 @@ def test_a_falling_learning_rate_needs_an_end() -> None:
     task._trainer = type("Endless", (), {"estimated_stepping_batches": float("inf")})()
     with pytest.raises(ValueError, match="set trainer.max_epochs or trainer.max_steps"):
         task.configure_optimizers()
+
+
+def test_balanced_weights_are_negatives_per_positive_of_each_output() -> None:
+    labels = torch.tensor([[1.0, 0, 0]] * 2 + [[1.0, 1, 0]] * 2 + [[0.0, 0, 1]] * 6)
+    assert balanced_weights(labels).tolist() == pytest.approx([1.5, 4.0, 1.0])
+    assert balanced_weights(torch.eye(2)[[0] * 99 + [1]]).tolist() == [1.0, 20.0]  # clipped at both ends
+
+
+def test_balanced_weights_come_from_the_training_frames() -> None:
+    task = make_task(pos_weight="balanced")
+    source = SimpleNamespace(
+        labels=np.eye(3, dtype=np.float32), table=SimpleNamespace(pattern=np.array([0, 1, 1, 2, 2])),
+        rows=lambda part: np.array([0, 1, 2]),
+    )  # fmt: skip
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(source=source))  # type: ignore[assignment]
+    task.on_fit_start()
+    expected = functional.binary_cross_entropy_with_logits(
+        torch.zeros(1, 3), torch.tensor([[1.0, 0, 0]]), weight=torch.tensor([[2.0, 1, 1]])
+    )
+    assert torch.allclose(task._loss(torch.zeros(1, 3), torch.tensor([[1.0, 0, 0]])), expected)
+
+
+@pytest.mark.parametrize(("stop_at", "stops"), [(0.75, True), (0.99, False)])
+def test_training_stops_once_the_unvaried_training_frames_are_known(stop_at: float, stops: bool) -> None:
+    class Unvaried(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+            label = torch.eye(3)[0 if i < 3 else 1]
+            return {"frames": torch.zeros(1, 16, 16), "label": label}
+
+    task = make_task(stop_at=stop_at)
+    task.model.forward = lambda frames: torch.tensor([[1.0, 0, 0]]).expand(len(frames), 3)  # type: ignore[method-assign]
+    task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    source = SimpleNamespace(unvaried=lambda part: Unvaried())
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(source=source), should_stop=False)  # type: ignore[assignment]
+    task.on_train_epoch_end()
+    assert task.trainer.should_stop is stops
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"pos_weight": "even"}, "pos_weight='even' is unknown"), ({"stop_at": 1.5}, r"must be in \(0, 1\], came 1.5")],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(**changes)

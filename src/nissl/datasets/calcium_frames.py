@@ -268,7 +268,7 @@ class LabelledFrames:
             raise ValueError(f"no part '{name}'; choose one of {', '.join(PARTS)}")
         return np.flatnonzero(self.part == PARTS.index(name))
 
-    def read(self, rows: np.ndarray, seeds: Sequence[int] | None = None) -> np.ndarray:
+    def read(self, rows: np.ndarray, seeds: Sequence[int | Sequence[int]] | None = None) -> np.ndarray:
         """Network input (n, H, W) of rows of the table; varied, each by its seed, where seeds are given."""
         recording = self.table.recording[rows]
         stored = pixels.read_rows(self._movies, recording, self.table.frame[rows], self.size)

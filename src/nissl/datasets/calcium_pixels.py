@@ -206,7 +206,7 @@ def vary_brightness(
     mask: np.ndarray,
     contrast: tuple[float, float],
     brightness: float,
-    seeds: Sequence[int],
+    seeds: Sequence[int | Sequence[int]],
 ) -> np.ndarray:
     """x' = a (x - m) + m + b s, with m and s each frame's mean and deviation inside the mask.
 
