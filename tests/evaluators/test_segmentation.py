@@ -14,8 +14,11 @@ from nissl.evaluators.segmentation import (
     Overlaps,
     SegmentationScores,
     adapted_rand,
+    object_rows,
     scores,
+    segment_rows,
     variation_of_information,
+    voi_interval,
 )
 from nissl.evaluators.segmentation_figures import matched, sections_figure, voxel_errors
 from nissl.flood_fill.segmenter import FloodFill
@@ -94,6 +97,41 @@ def test_ids_of_two_volumes_never_meet():
     assert variation_of_information(joined) == pytest.approx(variation_of_information(side_by_side))
 
 
+def test_tables_of_blocks_add_up_to_that_of_the_whole():
+    truth, segmentation = random_pair(3)
+    whole = Overlaps.of(truth, segmentation)
+    blocks = Overlaps.sum([Overlaps.of(truth[k : k + 2], segmentation[k : k + 2]) for k in (0, 2, 4)])
+    assert np.array_equal(blocks.count, whole.count) and np.array_equal(blocks.segment, whole.segment)
+    assert scores(blocks) == scores(whole)
+
+
+def test_rows_of_objects_and_segments_name_the_worst_first_and_add_up():
+    truth = np.repeat([1, 2, 3], [8, 4, 4]).reshape(1, 4, 4)
+    found = np.repeat([7, 0, 7, 9, 8], [6, 2, 4, 3, 1]).reshape(1, 4, 4)
+    overlaps = Overlaps.of(truth, found)
+    objects = object_rows(overlaps, ["v"])
+    assert [row["object"] for row in objects][0] == 1  # partly blank and merged with the whole of 2
+    by_id = {row["object"]: row for row in objects}
+    assert by_id[1]["covered"] == 0.75 and by_id[1]["segments"] == 1 and by_id[1]["largest_segment"] == 7
+    assert by_id[3]["largest_share"] == 0.75 and by_id[3]["segments"] == 2 and by_id[3]["voi_merge_bits"] == 0
+    total = scores(overlaps)
+    assert sum(row["voi_split_bits"] for row in objects) == pytest.approx(total["voi/split"])
+    assert sum(row["voi_merge_bits"] for row in objects) == pytest.approx(total["voi/merge"])
+    segments = segment_rows(overlaps, ["v"])
+    assert segments[0] == {"volume": "v", "segment": 7, "voxels": 10, "objects": 2, "main_object": 1, "purity": 0.6,
+                           "foreign_voxels": 4}  # fmt: skip
+    assert [row["purity"] for row in segments[1:]] == [1, 1]
+
+
+def test_the_interval_of_the_voi_holds_the_estimate_and_is_a_point_for_equal_objects():
+    truth, segmentation = random_pair(2)
+    overlaps = Overlaps.of(truth, segmentation)
+    low, high = voi_interval(overlaps, 200, 0)
+    assert low < scores(overlaps)["voi/sum"] < high
+    halves = np.repeat([1, 2, 3, 4], 4).reshape(1, 4, 4)
+    assert voi_interval(Overlaps.of(np.repeat([1, 2], 8).reshape(1, 4, 4), halves), 20, 0) == pytest.approx((1, 1))
+
+
 def test_unequal_shapes_and_empty_truth_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         Overlaps.of(np.ones((2, 2, 2), int), np.ones((2, 2, 3), int))
@@ -157,6 +195,10 @@ def data_of(volume):
     return SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
 
 
+def scored(split="test", untrained_max_moves=0, objects_drawn=2):
+    return SegmentationScores(SEGMENTER, split, untrained_max_moves, 50, 0, objects_drawn)
+
+
 def erl(split="test", no_merge_path=None):
     return ERL(SEGMENTER, split, 0, False, [0, 2], [0.3], no_merge_path, "mask", 100, 0, 20)
 
@@ -165,13 +207,18 @@ SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None, "float32"
 
 
 def test_the_evaluator_measures_the_network_and_the_answers_it_must_beat():
-    result = SegmentationScores(SEGMENTER, "test", 100)(SimpleNamespace(model=BrightIsInside()), data_of(bars()))
+    result = scored(untrained_max_moves=100)(SimpleNamespace(model=BrightIsInside()), data_of(bars()))
     assert set(result.scalars) == set(SegmentationScores.metrics)
     assert result.scalars["voi/sum"] < 0.6 and result.scalars["coverage"] > 0.8
     assert result.scalars["flood/segments"] == 2
     assert result.scalars["voi_untrained/sum"] == result.scalars["voi_all_background/sum"] == pytest.approx(1.0)
     assert result.scalars["coverage_untrained"] == 0
-    assert result.figures["overlay"].png.startswith(b"\x89PNG") and result.tables["counters"]
+    assert result.scalars["voi/sum_low"] <= result.scalars["voi/sum"] <= result.scalars["voi/sum_high"]
+    assert {name for name, figure in result.figures.items() if figure.png.startswith(b"\x89PNG")} == {
+        "overlay",
+        "objects",
+    }
+    assert result.tables["counters"] and len(result.tables["objects"]) == len(result.tables["segments"]) == 2
 
 
 def test_both_evaluators_flood_once_and_repeat_the_same_numbers():
@@ -179,11 +226,11 @@ def test_both_evaluators_flood_once_and_repeat_the_same_numbers():
     with torch.no_grad():
         network.trained += 1  # weights that no other test has flooded
     task, data = SimpleNamespace(model=network), data_of(bars())
-    first = SegmentationScores(SEGMENTER, "test", 0)(task, data)
+    first = scored()(task, data)
     num_calls = network.num_calls
     runs = erl()(task, data)
     assert network.num_calls == num_calls > 0
-    assert SegmentationScores(SEGMENTER, "val", 0)(task, data).scalars == first.scalars
+    assert scored("val")(task, data).scalars == first.scalars
     assert set(runs.scalars) == {name for name in ERL.metrics if "*" not in name}
     assert runs.scalars["erl/mean_nm_low"] <= runs.scalars["erl/mean_nm"] <= runs.scalars["erl/mean_nm_high"]
     assert set(runs.tables) == {"skeletons", "segments", "variants", "lengths", "error_sites"}
@@ -198,10 +245,10 @@ def test_evaluators_say_what_they_lack():
     volume = bars()
     task = SimpleNamespace(model=BrightIsInside())
     with pytest.raises(ValueError, match="no true labels"):
-        SegmentationScores(SEGMENTER, "test", 0)(task, data_of(dataclasses.replace(volume, labels=None)))
+        scored()(task, data_of(dataclasses.replace(volume, labels=None)))
     with pytest.raises(ValueError, match="no skeleton with an edge"):
         erl()(task, data_of(dataclasses.replace(volume, skeletons=None)))
     with pytest.raises(ValueError, match="split must be"):
-        SegmentationScores(SEGMENTER, "train", 0)
+        scored("train")
     with pytest.raises(ValueError, match="split must be"):
         erl(split="all")

@@ -28,7 +28,7 @@ from nissl.evaluators.run_lengths import (
     variants_table,
 )
 from nissl.evaluators.segmentation_figures import sites_figure
-from nissl.flood_fill.segmenter import FloodFill
+from nissl.evaluators.stored_segmentation import Segmenter
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.chunked import read_hdf5
 from nissl.volumes.skeletons import Skeletons
@@ -95,7 +95,7 @@ class ERL:
 
     def __init__(
         self,
-        segmenter: FloodFill,
+        segmenter: Segmenter,
         split: str,
         merge_threshold: int,
         contiguous: bool,

@@ -1,7 +1,7 @@
 """How well a segmentation of a volume agrees with the true labels: variation of information, adapted Rand, coverage.
 
 All scores come from one sparse table of how many voxels each pair (true object, segment) shares. Voxels without a true
-label (0) are ignored.
+label (0) are ignored. Tables of blocks add up (`Overlaps.sum`), so a volume need never be in memory whole.
 
 **Voxels that the segmentation leaves unassigned** (segment 0) need a convention. In `voi/*` they form one segment of
 their own, as scikit-image counts them, so that leaving everything blank scores like merging everything: an answer
@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from nissl.evaluators.object_rendering import objects_figure
 from nissl.evaluators.result import Result
 from nissl.evaluators.segmentation_figures import sections_figure
-from nissl.flood_fill.segmenter import FloodFill
+from nissl.evaluators.stored_segmentation import Segmenter
 from nissl.volumes.annotated import AnnotatedVolume
 
 
@@ -68,6 +69,15 @@ class Overlaps:
             np.repeat(np.arange(len(tables)), [len(table.count) for table in tables]),
         )
 
+    @classmethod
+    def sum(cls, tables: Sequence[Overlaps]) -> Overlaps:
+        """One table of several blocks of the same volumes: voxels of equal pairs add up."""
+        stacked = np.concatenate([np.stack([t.volume, t.truth, t.segment], 1) for t in tables])
+        pairs, at = np.unique(stacked, axis=0, return_inverse=True)
+        count = np.zeros(len(pairs), np.int64)
+        np.add.at(count, at.ravel(), np.concatenate([table.count for table in tables]))
+        return cls(pairs[:, 1], pairs[:, 2], count, pairs[:, 0])
+
     def select(self, pairs: np.ndarray) -> Overlaps:
         return Overlaps(self.truth[pairs], self.segment[pairs], self.count[pairs], self.volume[pairs])
 
@@ -77,13 +87,9 @@ def variation_of_information(overlaps: Overlaps) -> tuple[float, float]:
 
     NaN if the table is empty.
     """
-    count = overlaps.count / max(overlaps.count.sum(), 1)
-    if len(count) == 0:
+    if len(overlaps.count) == 0:
         return float("nan"), float("nan")
-    truth = _totals(overlaps.truth, overlaps.volume, count)
-    segment = _totals(overlaps.segment, overlaps.volume, count)
-    split = -float(np.sum(count * np.log2(count / truth)))
-    merge = -float(np.sum(count * np.log2(count / segment)))
+    split, merge = (float(bits.sum()) for bits in _bits(overlaps))
     return max(split, 0.0), max(merge, 0.0)
 
 
@@ -104,6 +110,86 @@ def adapted_rand(overlaps: Overlaps) -> tuple[float, float, float]:
     precision, recall = together / joined if joined else 1.0, together / true
     error = 1 - 2 * precision * recall / (precision + recall) if together else 1.0
     return error, precision, recall
+
+
+def object_rows(overlaps: Overlaps, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per true object, that which costs most bits first: what covers it, and its part of the VOI.
+
+    Args:
+        overlaps: of all volumes.
+        names: of the volumes.
+    """
+    key = np.stack([overlaps.volume, overlaps.truth], 1)
+    objects, row = np.unique(key, axis=0, return_inverse=True)
+    row = row.ravel()
+    num = len(objects)
+    size, held = np.bincount(row, overlaps.count, num), overlaps.segment > 0
+    covered = np.bincount(row, overlaps.count * held, num)
+    split, merge = _bits(overlaps)
+    best = np.lexsort([-overlaps.count, ~held, row])  # per object, its largest segment first
+    first = best[np.unique(row[best], return_index=True)[1]]
+    parts = np.bincount(row, held, num).astype(int)
+    split_bits, merge_bits = np.bincount(row, split, num), np.bincount(row, merge, num)
+    return [
+        {
+            "volume": names[objects[i, 0]],
+            "object": int(objects[i, 1]),
+            "voxels": int(size[i]),
+            "covered": float(covered[i] / size[i]),
+            "segments": int(parts[i]),
+            "largest_segment": int(overlaps.segment[first[i]]),
+            "largest_share": float(overlaps.count[first[i]] / size[i]) if parts[i] else 0.0,
+            "voi_split_bits": float(split_bits[i]),
+            "voi_merge_bits": float(merge_bits[i]),
+        }
+        for i in np.argsort(-(split_bits + merge_bits), kind="stable")
+    ]
+
+
+def segment_rows(overlaps: Overlaps, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per segment, the one that merges most first: labelled voxels, objects in it, share of its main object."""
+    held = overlaps.select(overlaps.segment > 0)
+    segments, row = np.unique(np.stack([held.volume, held.segment], 1), axis=0, return_inverse=True)
+    row = row.ravel()
+    num = len(segments)
+    size, objects = np.bincount(row, held.count, num), np.bincount(row, minlength=num)
+    best = np.lexsort([-held.count, row])
+    first = best[np.unique(row[best], return_index=True)[1]]
+    foreign = size - held.count[first]
+    return [
+        {
+            "volume": names[segments[i, 0]],
+            "segment": int(segments[i, 1]),
+            "voxels": int(size[i]),
+            "objects": int(objects[i]),
+            "main_object": int(held.truth[first[i]]),
+            "purity": float(held.count[first[i]] / size[i]),
+            "foreign_voxels": int(foreign[i]),
+        }
+        for i in np.argsort(-foreign, kind="stable")
+    ]
+
+
+def voi_interval(overlaps: Overlaps, num_samples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the VOI sum when true objects are drawn with replacement.
+
+    VOI is a mean over voxels of log-ratios; those are kept, and averaged over the voxels of the objects drawn.
+    """
+    split, merge = _bits(overlaps)
+    _, row = np.unique(np.stack([overlaps.volume, overlaps.truth], 1), axis=0, return_inverse=True)
+    row = row.ravel()
+    bits, size = np.bincount(row, split + merge), np.bincount(row, overlaps.count) / overlaps.count.sum()
+    times = np.random.default_rng(seed).multinomial(len(size), np.full(len(size), 1 / len(size)), num_samples)
+    low, high = np.quantile((times @ bits) / (times @ size), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _bits(overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
+    """What each pair adds to the split and to the merge error, (P,) bits."""
+    count = overlaps.count / max(overlaps.count.sum(), 1)
+    truth = _totals(overlaps.truth, overlaps.volume, count)
+    segment = _totals(overlaps.segment, overlaps.volume, count)
+    return -count * np.log2(count / truth), -count * np.log2(count / segment)
 
 
 def _pairs(sizes: np.ndarray) -> float:
@@ -154,12 +240,16 @@ class SegmentationScores:
         segmenter: how a volume is segmented.
         split: "val" or "test".
         untrained_max_moves: the untrained network is flooded for at most this many moves per volume; 0 leaves it out.
+        bootstrap_samples, bootstrap_seed: of the interval of `voi/sum`, over true objects.
+        objects_drawn: true objects in the three-dimensional picture, largest first; 0 leaves it out.
     """
 
     metrics = {
         "voi/split": "min",
         "voi/merge": "min",
         "voi/sum": "min",
+        "voi/sum_low": None,
+        "voi/sum_high": None,
         "voi_assigned/split": "min",
         "voi_assigned/merge": "min",
         "voi_assigned/sum": "min",
@@ -175,10 +265,22 @@ class SegmentationScores:
         "flood/moves": None,
     }
 
-    def __init__(self, segmenter: FloodFill, split: str, untrained_max_moves: int) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        split: str,
+        untrained_max_moves: int,
+        bootstrap_samples: int,
+        bootstrap_seed: int,
+        objects_drawn: int,
+    ) -> None:
         if split not in ("val", "test"):
             raise ValueError(f"split must be val or test, came {split!r}")
+        if bootstrap_samples < 1:
+            raise ValueError(f"bootstrap_samples must be at least 1, came {bootstrap_samples}")
         self.segmenter, self.split, self.untrained_max_moves = segmenter, split, untrained_max_moves
+        self.bootstrap_samples, self.bootstrap_seed = bootstrap_samples, bootstrap_seed
+        self.objects_drawn = objects_drawn
 
     def __call__(self, task: Any, data: Any) -> Result:
         volumes: list[AnnotatedVolume] = data.source.volumes(self.split)
@@ -186,10 +288,15 @@ class SegmentationScores:
         segmentations = self.segmenter.segment(task.model, volumes)
         overlaps = _overlaps(truths, [segmentation.ids for segmentation in segmentations])
         scalars = scores(overlaps)
+        interval = voi_interval(overlaps, self.bootstrap_samples, self.bootstrap_seed)
+        scalars["voi/sum_low"], scalars["voi/sum_high"] = interval
         sizes = _sums(overlaps.truth, overlaps.volume, overlaps.count)
         everything_merged = -float(np.sum(sizes * np.log2(sizes / sizes.sum())) / sizes.sum())
         scalars["voi_all_background/sum"] = scalars["voi_one_segment/sum"] = everything_merged
-        scalars["flood/segments"] = float(sum(len(segmentation.origins) for segmentation in segmentations))
+        held = overlaps.segment > 0
+        scalars["flood/segments"] = float(
+            len(_sums(overlaps.segment[held], overlaps.volume[held], overlaps.count[held]))
+        )
         scalars["flood/moves"] = float(sum(segmentation.counters["moves"] for segmentation in segmentations))
         notes = [
             f"{volume.name}: {segmentation.counters['moves']} moves, {len(segmentation.origins)} segments"
@@ -207,8 +314,16 @@ class SegmentationScores:
             for volume, segmentation in zip(volumes, segmentations, strict=True)
             for name, value in segmentation.counters.items()
         ]
-        figure = sections_figure(volumes[0], truths[0], segmentations[0].ids)
-        return Result(scalars, {"overlay": figure}, {"counters": counters}, notes=notes)
+        names = [volume.name for volume in volumes]
+        tables = {
+            "counters": counters,
+            "objects": object_rows(overlaps, names),
+            "segments": segment_rows(overlaps, names),
+        }
+        figures = {"overlay": sections_figure(volumes[0], truths[0], segmentations[0].ids)}
+        if self.objects_drawn:
+            figures["objects"] = objects_figure(volumes[0], truths[0], segmentations[0].ids, self.objects_drawn)
+        return Result(scalars, figures, tables, notes=notes)
 
 
 def _labels(volume: AnnotatedVolume) -> np.ndarray:
