@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         checkpoint = chosen_checkpoint(run.path, cfg.weights_to_evaluate)
         load_into(task, load_checkpoint(checkpoint)["state_dict"], checkpoint)
         run.update_provenance(evaluated_weights=checkpoint.name)
-        summarise_training(run.path, type(task))
+        summarise_training(run.path, task, *trainer.callbacks)
         scalars = evaluate(evaluators, task, data, run, trainer.global_step)
     build_report(run.path)
     print_summary(run, scalars)

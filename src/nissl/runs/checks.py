@@ -276,11 +276,12 @@ class _Checker:
         """What chooses the best checkpoint, or stops early, must be logged, and in the right direction."""
         known: dict[str, Any] = {}
         for path, found in self.signatures.items():
-            if path == "task" or path.startswith("evaluator."):
+            while_training = path.startswith("callbacks.") and ".evaluators." in path
+            if path == "task" or path.startswith("evaluator.") or while_training:
                 metrics = found.literals.get("metrics", {})
                 if not isinstance(metrics, dict):
                     return  # not a literal: unknown, so nothing can be said
-                known.update(metrics)
+                known.update({f"val/{name}": way for name, way in metrics.items()} if while_training else metrics)
         if "task" not in self.signatures or "metrics" not in self.signatures["task"].literals:
             return
         for name, node in (self.resolved.get("callbacks") or {}).items():

@@ -68,6 +68,8 @@ def save_result(folder: Path, evaluator: str, result: Result) -> None:
         files = [_save_array(figures / f"{stem}_{key}", array) for key, array in figure.data.items()]
         index[f"{stem}.png"] = {"caption": figure.caption, "evaluator": evaluator, "data": files}
     write_json(index_file, index)
+    for name, page in result.pages.items():
+        write_text(figures / f"{evaluator}_{name}.html", page)
     for name, rows in result.tables.items():
         (folder / "tables").mkdir(exist_ok=True)
         write_text(folder / "tables" / f"{evaluator}_{name}.csv", _as_csv(rows))
@@ -108,9 +110,15 @@ def add_to_summary(folder: Path, values: dict[str, float]) -> None:
     write_json(path, dict(sorted({**before, **{key: float(value) for key, value in values.items()}}.items())))
 
 
-def summarise_training(folder: Path, task_class: type) -> None:
-    """Write the last and best value of every logged metric to summary.json."""
-    directions: dict[str, Direction] = getattr(task_class, "metrics", {})
+def summarise_training(folder: Path, *loggers: Any) -> None:
+    """Write the last and best value of every logged metric to summary.json.
+
+    Args:
+        loggers: the task and the callbacks; those that log something declare it as their `metrics`.
+    """
+    directions: dict[str, Direction] = {}
+    for each in loggers:
+        directions.update(getattr(each, "metrics", {}))
     add_to_summary(folder, summarise(read_metrics(folder / "metrics.jsonl"), directions))
 
 
