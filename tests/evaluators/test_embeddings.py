@@ -1,11 +1,14 @@
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from nissl.evaluators.embeddings import embed_split, hand_made_features, untrained_copy
+from nissl.evaluators.embeddings import embed_split, published_model, untrained_copy
 from nissl.models.graph_dino import GraphDINO
 
 
@@ -62,18 +65,34 @@ def test_parameters_that_cannot_be_reset_are_an_error() -> None:
         untrained_copy(Stubborn(), 0)
 
 
-def test_hand_made_features_are_scaled_on_the_training_cells() -> None:
-    rng = np.random.default_rng(0)
+class Draws:
+    """Items that depend on the draw."""
 
-    class Cells:
-        def cells(self, split: str) -> list[SimpleNamespace]:
-            pos = [rng.normal(size=(6, 3)) for _ in range(20)]
-            return [SimpleNamespace(pos=p, parent=np.array([-1, 0, 0, 1, 1, 2])) for p in pos]
+    collate = staticmethod(Plain.collate)
 
-    features = hand_made_features(SimpleNamespace(source=Cells()), "train", ("train", "test"))
-    assert features is not None
-    spread = features["train"].std(axis=0)
-    np.testing.assert_allclose(spread[spread > 1e-6], 1.0)
-    np.testing.assert_allclose(features["train"].mean(axis=0), 0.0, atol=1e-9)
-    assert np.isfinite(features["test"]).all()
-    assert hand_made_features(SimpleNamespace(source=Plain()), "train", ("train",)) is None
+    def unaugmented(self, split: str, draw: int | str = 0) -> torch.utils.data.TensorDataset:
+        return torch.utils.data.TensorDataset(torch.full((3, 2), 10.0 if draw == "all" else float(draw)))
+
+
+def test_the_mean_over_draws_is_that_and_all_nodes_are_their_own_draw() -> None:
+    data = SimpleNamespace(source=Draws(), batch_size=2)
+    assert embed_split(Identity(), data, "test").max() == 0.0
+    np.testing.assert_array_equal(embed_split(Identity(), data, "test", 4), np.full((3, 2), 1.5))
+    assert embed_split(Identity(), data, "test", "all").min() == 10.0
+
+
+def test_published_weights_come_in_their_own_architecture(tmp_path: Path) -> None:
+    sizes = {"dim": 8, "depth": 1, "num_heads": 2, "num_positions": 4, "num_prototypes": 6}
+    theirs, ours = GraphDINO(**sizes, head="bounded"), GraphDINO(**sizes | {"dim": 16}, head="bounded")
+    path = tmp_path / "published.safetensors"
+    save_file(theirs.state_dict(), path, {"architecture": json.dumps({**sizes, "head": "bounded"})})
+    imported = published_model(ours, path)
+    assert torch.equal(imported.to_embedding.weight, theirs.to_embedding.weight)
+    with pytest.raises(ValueError, match="no such file"):
+        published_model(ours, tmp_path / "none.safetensors")
+    save_file(theirs.state_dict(), path)
+    with pytest.raises(ValueError, match="does not state its architecture"):
+        published_model(ours, path)
+    save_file(theirs.state_dict(), path, {"architecture": json.dumps(sizes | {"depth": 2})})
+    with pytest.raises(ValueError, match="does not fit GraphDINO"):
+        published_model(ours, path)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from nissl.evaluators.knn import KNN, knn_predict
+from nissl.evaluators.knn import KNN
 
 spec = importlib.util.spec_from_file_location("cells", Path(__file__).with_name("cells.py"))
 assert spec is not None and spec.loader is not None
@@ -18,16 +19,14 @@ cells = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cells)
 
 
+OPTIONS: dict[str, Any] = {
+    "k": 5, "metric": "euclidean", "temperature": None, "scaling": "none", "protocols": ["given"], "num_folds": 3,
+    "num_repeats": 2, "num_draws": 1, "num_untrained": 2, "published": None, "num_resamples": 200, "seed": 0,
+}  # fmt: skip
+
+
 def knn(**changes: Any) -> KNN:
-    return KNN(**{"k": 5, "metric": "euclidean", "num_untrained": 2, "num_resamples": 200, "seed": 0, **changes})
-
-
-@pytest.mark.parametrize("k", [1, 3, 5, 20])
-def test_the_vote_equals_scikit_learn_ties_included(k: int) -> None:
-    rng = np.random.default_rng(k)
-    train, test, labels = rng.integers(0, 3, (60, 2)), rng.integers(0, 3, (40, 2)), rng.integers(0, 4, 60)
-    expected = KNeighborsClassifier(k, algorithm="brute").fit(train, labels).predict(test)
-    np.testing.assert_array_equal(knn_predict(train, labels, test, k, "euclidean"), expected)
+    return KNN(**{**OPTIONS, **changes})
 
 
 def test_the_score_is_that_of_the_held_out_cells_beside_every_baseline() -> None:
@@ -38,15 +37,50 @@ def test_the_score_is_that_of_the_held_out_cells_beside_every_baseline() -> None
     assert result.scalars["knn/balanced_accuracy"] == pytest.approx(expected)
     assert result.scalars["knn_majority/balanced_accuracy"] == pytest.approx(1 / 3)
     methods = [row["method"] for row in result.tables["methods"]]
-    assert methods == ["knn", "knn_morphometrics", "knn_untrained", "knn_majority"]
-    assert all(row["ssl_saw_test"] is False and row["k"] == 5 for row in result.tables["methods"])
+    assert methods == [
+        "knn", "knn_morphometrics", "knn_density", "knn_depth_profile", "knn_persistence", "knn_with_morphometrics",
+        "knn_untrained", "knn_majority",
+    ]  # fmt: skip
+    assert all(row["ssl_saw_test"] is False and row["k"] == "5" for row in result.tables["methods"])
     assert result.scalars["knn/balanced_accuracy_low"] <= expected <= result.scalars["knn/balanced_accuracy_high"]
 
 
 def test_every_scalar_is_declared() -> None:
-    result = knn()(*cells.task_and_data(cells.Blobs()))
+    result = knn(protocols=["five_fold", "given"])(*cells.task_and_data(cells.Blobs()))
     for name in result.scalars:
         assert any(fnmatch(name, pattern) for pattern in KNN.metrics), name
+
+
+def test_the_first_protocol_is_the_headline_and_the_others_stand_beside_it() -> None:
+    source = cells.Blobs(spread=2.0)
+    result = knn(protocols=["leave_one_out", "repeated_folds"])(*cells.task_and_data(source))
+    x = np.concatenate([source._x[split] for split in ("train", "val", "test")])
+    labels = np.concatenate([source.labels(split) for split in ("train", "val", "test")])
+    index = NearestNeighbors(n_neighbors=5).fit(x).kneighbors(return_distance=False)
+    vote = np.array([np.bincount(row).argmax() for row in labels[index]])
+    assert result.scalars["knn/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, vote))
+    assert 0.5 < result.scalars["knn/repeated_folds/balanced_accuracy"] <= 1.0
+    assert result.scalars["knn_minus_morphometrics/repeated_folds/p"] <= 1.0
+    assert {row["protocol"] for row in result.tables["methods"]} == {"leave_one_out", "repeated_folds"}
+    assert result.tables["splits"][0]["splits"] == 6 and len(result.tables["splits"]) == 8
+    assert all(row["ssl_saw_test"] is True for row in result.tables["methods"])
+
+
+def test_of_several_k_one_is_chosen_without_the_test_cells() -> None:
+    source = cells.Blobs(spread=1.5)
+    task, data = cells.task_and_data(source)
+    chosen = knn(k=[1, 3, 9])(task, data).tables["methods"][0]["chosen_k"]
+    source._labels["test"] = np.roll(source._labels["test"], 1)
+    assert knn(k=[1, 3, 9])(task, data).tables["methods"][0]["chosen_k"] == chosen
+
+
+def test_published_weights_are_a_row(tmp_path: Any) -> None:
+    task, data = cells.task_and_data(cells.Blobs())
+    path = tmp_path / "w.safetensors"
+    save_file(task.model.state_dict(), path, {"architecture": "{}"})
+    result = knn(published=str(path))(task, data)
+    assert result.scalars["knn_published/accuracy"] == result.scalars["knn/accuracy"]
+    assert result.scalars["knn_minus_published/balanced_accuracy"] == 0.0
 
 
 def test_the_same_numbers_come_out_twice() -> None:
@@ -55,7 +89,7 @@ def test_the_same_numbers_come_out_twice() -> None:
 
 
 def test_shuffled_labels_score_at_chance() -> None:
-    source = cells.Blobs(spread=4.0, sizes=(300, 15, 300))
+    source = cells.Blobs(spread=4.0, sizes=(120, 15, 150))
     rng = np.random.default_rng(0)
     for name in ("train", "test"):
         source._labels[name] = rng.permutation(source._labels[name])
@@ -67,13 +101,23 @@ def test_figures_carry_their_numbers() -> None:
     source = cells.Blobs()
     result = knn()(*cells.task_and_data(source))
     assert result.figures["confusion"].data["confusion"].sum() == 30
-    assert result.figures["embedding"].data["tsne"].shape == (90, 2)
+    assert result.figures["embedding"].data["tsne"].shape == (105, 2)
     assert all(figure.png.startswith(b"\x89PNG") for figure in result.figures.values())
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"k": 0}, "knn.k"), ({"metric": "manhattan"}, "knn.metric"), ({"num_untrained": 0}, "mandatory")],
+    [
+        ({"k": 0}, "knn.k"),
+        ({"k": []}, "knn.k"),
+        ({"metric": "manhattan"}, "knn.metric"),
+        ({"temperature": 0.0}, "knn.temperature"),
+        ({"scaling": "ranks"}, "knn.scaling"),
+        ({"protocols": ["best_fold"]}, "knn.protocols"),
+        ({"num_folds": 1}, "knn.num_folds"),
+        ({"num_draws": 0}, "knn.num_draws"),
+        ({"num_untrained": 0}, "mandatory"),
+    ],
 )
 def test_wrong_settings_are_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

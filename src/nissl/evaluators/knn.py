@@ -1,36 +1,43 @@
-"""Nearest-neighbour classification of embeddings on held-out cells, beside the baselines it has to beat.
+"""Nearest-neighbour classification of embeddings, beside the baselines it has to beat, on the same cells.
 
-The vote is fitted on the unaugmented training cells and scored on the test cells (a fold, or a separate test set); k is
-the caller's, nothing is tuned on test. In the same table, on the same cells: hand-made morphometrics, the untrained
-encoder (mean over several random initialisations), and the majority class. Weis et al. 2023 use k = 5.
+Weis et al. 2023 vote with k = 5. The first protocol of the list is the headline and gives `knn/accuracy`; the others
+stand in the table and under `knn/<protocol>/...`. Nothing is tuned on test: where several k are given, one is chosen
+per split by leave-one-out within its training cells. Every method gets intervals (bootstrap over cells, stratified by
+class), and every baseline the paired difference of the embedding from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 
-from nissl.evaluators.accuracy_intervals import Accuracy, bootstrap_accuracy, paired_difference
-from nissl.evaluators.embeddings import embed_split, hand_made_features, untrained_copy
-from nissl.evaluators.result import Figure, Result
+from nissl.evaluators.accuracy_intervals import bootstrap_accuracy, paired_difference
+from nissl.evaluators.baselines import Cohort, Method, gather
+from nissl.evaluators.embedding_figures import confusion_figure, embedding_figure, methods_figure
+from nissl.evaluators.embeddings import Draws
+from nissl.evaluators.neighbours import balanced_accuracy, choose_k, knn_predict
+from nissl.evaluators.protocols import PROTOCOLS, Protocol, Split, fingerprint, protocol_splits
+from nissl.evaluators.result import Result
 
-
-def knn_predict(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, k: int, metric: str) -> np.ndarray:
-    """Class of each test row by majority of its k nearest training rows; ties as in scikit-learn (lowest class)."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    return KNeighborsClassifier(n_neighbors=k, metric=metric, algorithm="brute").fit(train, train_labels).predict(test)
+MANY_SPLITS = 60  # above it single splits (left-out cells) have no row of their own
 
 
 class KNN:
     """Evaluator `knn`.
 
     Args:
-        k: neighbours.
-        metric: distance between embeddings.
+        k: neighbours; of several candidates one is chosen on the training cells of each split.
+        metric: distance between features.
+        temperature: soft votes, see `knn_predict`; None counts votes.
+        scaling: of embeddings; hand-made features are z-scored, pictures reduced by PCA.
+        protocols: see `protocol_splits`; the first is the headline.
+        num_folds, num_repeats: of "repeated_folds".
+        num_draws: random thinnings averaged into an embedding, or "all" nodes.
         num_untrained: random initialisations of the untrained baseline.
+        published: safetensors of imported weights for a row of their own; None: no row.
         num_resamples: bootstrap resamples of the intervals.
         seed: seed of everything random here.
     """
@@ -44,6 +51,8 @@ class KNN:
         "knn_untrained/balanced_accuracy": "max",
         "knn_majority/accuracy": None,
         "knn_majority/balanced_accuracy": None,
+        "knn*/accuracy": "max",
+        "knn*/balanced_accuracy": "max",
         "knn*/accuracy_low": None,
         "knn*/accuracy_high": None,
         "knn*/balanced_accuracy_low": None,
@@ -56,103 +65,246 @@ class KNN:
 
     def __init__(
         self,
-        k: int,
+        k: int | Sequence[int],
         metric: Literal["euclidean", "cosine"],
+        temperature: float | None,
+        scaling: Literal["none", "zscore"],
+        protocols: Sequence[Protocol],
+        num_folds: int,
+        num_repeats: int,
+        num_draws: Draws,
         num_untrained: int,
+        published: str | None,
         num_resamples: int,
         seed: int,
     ) -> None:
-        if k < 1:
+        self.candidates = [k] if isinstance(k, int) else sorted(k)
+        if not self.candidates or self.candidates[0] < 1:
             raise ValueError(f"knn.k must be at least 1, came {k}")
         if metric not in ("euclidean", "cosine"):
             raise ValueError(f"knn.metric must be euclidean or cosine, came {metric!r}")
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"knn.temperature must be positive, or null for counted votes, came {temperature}")
+        if scaling not in ("none", "zscore"):
+            raise ValueError(f"knn.scaling must be none or zscore, came {scaling!r}")
+        if not protocols or set(protocols) - set(PROTOCOLS):
+            raise ValueError(f"knn.protocols must be a list of {', '.join(PROTOCOLS)}, came {list(protocols)}")
+        if num_folds < 2 or num_repeats < 1:
+            raise ValueError(f"knn.num_folds must be at least 2 and num_repeats 1, came {num_folds} and {num_repeats}")
+        if num_draws != "all" and num_draws < 1:
+            raise ValueError(f"knn.num_draws must be at least 1, or all, came {num_draws!r}")
         if num_untrained < 1:
             raise ValueError(f"knn.num_untrained must be at least 1, came {num_untrained}: the baseline is mandatory")
-        self.k, self.metric, self.num_untrained = k, metric, num_untrained
+        self.metric, self.temperature, self.scaling, self.protocols = metric, temperature, scaling, list(protocols)
+        self.num_folds, self.num_repeats, self.num_draws = num_folds, num_repeats, num_draws
+        self.num_untrained, self.published = num_untrained, published
         self.num_resamples, self.seed = num_resamples, seed
 
     def __call__(self, task: Any, data: Any) -> Result:
         source = data.source
-        train_labels, test_labels = source.labels("train"), source.labels("test")
-        _check(train_labels, test_labels, self.k, source.classes)
-        model = task.model
-        embeddings = {split: embed_split(model, data, split) for split in ("train", "test")}
+        given = {split: np.asarray(source.labels(split)) for split in ("train", "test")}
+        if "given" in self.protocols:
+            check_given_split(given["train"], given["test"], self.candidates[0], source.classes)
+        cohort = gather(task, data, self.num_draws, self.scaling, self.num_untrained, self.published, self.seed)
+        scalars: dict[str, float] = {}
+        tables: dict[str, list[dict[str, Any]]] = {"methods": [], "splits": []}
+        figures, notes = {}, list(cohort.notes)
+        for protocol in self.protocols:
+            is_headline = protocol == self.protocols[0]
+            splits = protocol_splits(
+                protocol, cohort.labels, (cohort.rows["train"], cohort.rows["test"]), self.num_folds, self.num_repeats,
+                self.seed, cohort.groups,
+            )  # fmt: skip
+            scored = {name: self._score(runs, cohort, splits) for name, runs in cohort.methods.items()}
+            scored["majority"] = _majority(cohort.labels, splits)
+            rows, values = self._table(protocol, cohort, splits, scored, "" if is_headline else f"/{protocol}")
+            scalars |= values
+            tables["methods"] += rows
+            if 1 < len(splits) <= MANY_SPLITS:
+                tables["splits"] += _split_rows(protocol, scored)
+            notes.append(self._statement(protocol, cohort, splits))
+            if is_headline:
+                tested = np.flatnonzero(np.isfinite(scored["learnt"].correct))
+                tables["recall"] = _recall_table(scored, cohort.labels, cohort.classes, tested)
+                if len(set(cohort.sources)) > 1:
+                    tables["sources"] = _source_rows(scored, cohort, tested)
+                predicted = scored["learnt"].last_prediction[tested]
+                what = f"the vote on the embedding of {len(tested)} cells ({protocol.replace('_', ' ')})"
+                figures["confusion"] = confusion_figure(cohort.labels[tested], predicted, cohort.classes, what)
+                sizes = np.unique(cohort.labels[tested], return_counts=True)[1]
+                if sizes.min() < 20:
+                    notes.append(
+                        f"{int((sizes < 20).sum())} of {len(sizes)} classes have fewer than 20 scored cells: intervals "
+                        "are wide; see the recall per class."
+                    )
+        learnt = cohort.methods["learnt"][0].blocks[0].values
+        is_test = np.isin(np.arange(len(cohort.labels)), cohort.rows["test"])
+        figures["embedding"] = embedding_figure(learnt, cohort.labels, is_test, cohort.classes, self.seed)
+        figures["methods"] = methods_figure(
+            tables["methods"], "balanced_accuracy", "balanced accuracy",
+            "Balanced accuracy of the vote on each method's features; 95 % bootstrap intervals over cells.",
+        )  # fmt: skip
+        if not tables["splits"]:
+            del tables["splits"]
+        arrays = {f"embedding_{split}": learnt[rows] for split, rows in cohort.rows.items()}
+        arrays |= {f"label_{split}": cohort.labels[rows] for split, rows in cohort.rows.items()}
+        return Result(scalars=scalars, figures=figures, tables=tables, arrays=arrays, notes=notes)
 
-        predictions: dict[str, np.ndarray] = {}  # method -> (runs, test cells)
-        predictions["knn"] = self._predict(embeddings, train_labels)[None]
-        notes = []
-        by_hand = hand_made_features(data, "train", ("train", "test"))
-        if by_hand is None:
-            notes.append("No morphometrics baseline: the data set offers no whole cells.")
-        else:
-            predictions["knn_morphometrics"] = self._predict(by_hand, train_labels)[None]
-        untrained = []
-        for run in range(self.num_untrained):
-            fresh = untrained_copy(model, self.seed + run).eval()
-            untrained.append(
-                self._predict({split: embed_split(fresh, data, split) for split in ("train", "test")}, train_labels)
-            )
-        predictions["knn_untrained"] = np.stack(untrained)
-        counts = np.bincount(train_labels, minlength=len(source.classes))
-        predictions["knn_majority"] = np.full((1, len(test_labels)), counts.argmax())
+    def _score(self, runs: list[Method], cohort: Cohort, splits: list[Split]) -> Scores:
+        """The vote of every run of a method on every split."""
+        hits, count = np.zeros(len(cohort.labels)), np.zeros(len(cohort.labels))
+        last, per_split, chosen = np.full(len(cohort.labels), -1), np.zeros(len(splits)), []
+        for method in runs:
+            for s, (train, test) in enumerate(splits):
+                features = method.features(train)
+                own = cohort.labels[train]
+                k = choose_k(features[train], own, self.candidates, self.metric, self.temperature)
+                predicted = knn_predict(features[train], own, features[test], k, self.metric, self.temperature)
+                hits[test] += predicted == cohort.labels[test]
+                count[test] += 1
+                last[test] = predicted
+                per_split[s] += balanced_accuracy(predicted, cohort.labels[test]) / len(runs)
+                chosen.append(k)
+        with np.errstate(invalid="ignore"):
+            return Scores(hits / count, last, per_split, chosen)
 
-        correct = {name: (rows == test_labels).mean(axis=0) for name, rows in predictions.items()}
-        scores = {name: self._score(c, test_labels) for name, c in correct.items()}
-        scalars = {f"{name}/{key}": value for name, score in scores.items() for key, value in asdict(score).items()}
-        table = []
+    def _table(
+        self, protocol: str, cohort: Cohort, splits: list[Split], scored: dict[str, Scores], suffix: str
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Rows of the table and scalars of one protocol."""
+        tested = np.isfinite(scored["learnt"].correct)
+        labels = cohort.labels[tested]
         facts = {
-            "k": self.k,
+            "k": _listed(self.candidates),
             "metric": self.metric,
-            "fitted_on": f"{len(train_labels)} train cells",
-            "scored_on": f"{len(test_labels)} test cells",
-            "classes": len(np.unique(test_labels)),
-            "ssl_saw_test": False,
+            "votes": "counted" if self.temperature is None else f"soft, temperature {self.temperature:g}",
+            "scaling": self.scaling,
+            "draws": self.num_draws,
+            "fitted_on": f"{len(splits[0][0])} cells",
+            "scored_on": f"{int(tested.sum())} cells, {len(splits)} splits",
+            "classes": len(np.unique(labels)),
+            "splits": fingerprint(splits),
+            "ssl_saw_test": cohort.saw_test or protocol != "given",
         }
-        for name, score in scores.items():
-            row: dict[str, Any] = {"method": name, **{key: round(v, 4) for key, v in asdict(score).items()}}
-            row["difference_of_knn"] = row["difference_low"] = row["difference_high"] = row["p"] = ""
-            if name != "knn":
+        rows, scalars = [], {}
+        for name, scores in scored.items():
+            metric = "knn" if name == "learnt" else f"knn_{name}"
+            score = asdict(bootstrap_accuracy(scores.correct[tested], labels, self.num_resamples, self.seed))
+            scalars |= {f"{metric}{suffix}/{key}": value for key, value in score.items()}
+            row: dict[str, Any] = {"method": metric, "protocol": protocol}
+            row |= {key: round(value, 4) for key, value in score.items()}
+            row |= {"difference_of_knn": "", "difference_low": "", "difference_high": "", "p": ""}
+            row["chosen_k"] = _listed(sorted(set(scores.chosen_k)))
+            if name != "learnt":
                 value, low, high, p = paired_difference(
-                    correct["knn"], correct[name], test_labels, self.num_resamples, self.seed
+                    scored["learnt"].correct[tested], scores.correct[tested], labels, self.num_resamples, self.seed
                 )
                 row.update(difference_of_knn=round(value, 4), difference_low=round(low, 4),
                            difference_high=round(high, 4), p=round(p, 5))  # fmt: skip
-                other = name.removeprefix("knn_")
-                scalars[f"knn_minus_{other}/balanced_accuracy"] = value
-                scalars[f"knn_minus_{other}/balanced_accuracy_low"] = low
-                scalars[f"knn_minus_{other}/balanced_accuracy_high"] = high
-                scalars[f"knn_minus_{other}/p"] = p
-            table.append({**row, **facts})
-        notes.append(
-            f"{self.k}-NN ({self.metric}) fitted on {len(train_labels)} training cells, scored on {len(test_labels)} "
-            "held-out test cells. ssl_saw_test: false for this run's training; what imported weights saw is not known."
-        )
-        present, sizes = np.unique(test_labels, return_counts=True)
-        if sizes.min() < 20:
-            notes.append(
-                f"{int((sizes < 20).sum())} of {len(present)} classes have fewer than 20 test cells: intervals are "
-                "wide; see the recall per class."
-            )
-        return Result(
-            scalars=scalars,
-            figures={
-                "confusion": _confusion_figure(test_labels, predictions["knn"][0], source.classes),
-                "embedding": _embedding_figure(embeddings, train_labels, test_labels, source.classes, self.seed),
-            },
-            tables={"methods": table, "recall": _recall_table(correct, test_labels, source.classes)},
-            arrays={f"embedding_{split}": values for split, values in embeddings.items()}
-            | {"label_train": train_labels, "label_test": test_labels},
-            notes=notes,
+                difference = f"knn_minus_{name}{suffix}"
+                scalars |= {
+                    f"{difference}/balanced_accuracy": value,
+                    f"{difference}/balanced_accuracy_low": low,
+                    f"{difference}/balanced_accuracy_high": high,
+                    f"{difference}/p": p,
+                }
+            rows.append({**row, **facts})
+        return rows, scalars
+
+    def _statement(self, protocol: str, cohort: Cohort, splits: list[Split]) -> str:
+        train, tested = len(splits[0][0]), len(np.unique(np.concatenate([test for _, test in splits])))
+        saw = "false for this run's training"
+        if cohort.saw_test:
+            saw = "true, this run's training saw all cells, without labels"
+        elif protocol != "given":
+            saw = f"this run's training saw the {len(cohort.rows['train'])} cells of its train split, without labels"
+        return (
+            f"{protocol}: {_listed(self.candidates)}-NN ({self.metric}) fitted on {train}, scored on {tested} cells. "
+            f"ssl_saw_test: {saw}; what imported weights saw is not known."
         )
 
-    def _predict(self, features: dict[str, np.ndarray], train_labels: np.ndarray) -> np.ndarray:
-        return knn_predict(features["train"], train_labels, features["test"], self.k, self.metric)
 
-    def _score(self, correct: np.ndarray, labels: np.ndarray) -> Accuracy:
-        return bootstrap_accuracy(correct, labels, self.num_resamples, self.seed)
+class Scores:
+    """How one method did on one protocol.
+
+    Attributes:
+        correct: share of right votes on each cell over splits and runs, (n,); NaN where it was never tested.
+        last_prediction: class the cell was given last, (n,); -1 where never.
+        per_split: balanced accuracy of each split, mean over runs.
+        chosen_k: k of each vote.
+    """
+
+    def __init__(
+        self, correct: np.ndarray, last_prediction: np.ndarray, per_split: np.ndarray, chosen_k: list[int]
+    ) -> None:
+        self.correct, self.last_prediction, self.per_split, self.chosen_k = (
+            correct,
+            last_prediction,
+            per_split,
+            chosen_k,
+        )
 
 
-def _check(train_labels: np.ndarray, test_labels: np.ndarray, k: int, classes: list[str]) -> None:
+def _majority(labels: np.ndarray, splits: list[Split]) -> Scores:
+    hits, count, per_split = np.zeros(len(labels)), np.zeros(len(labels)), []
+    last = np.full(len(labels), -1)
+    for train, test in splits:
+        commonest = np.bincount(labels[train]).argmax()
+        last[test] = commonest
+        hits[test] += labels[test] == commonest
+        count[test] += 1
+        per_split.append(balanced_accuracy(last[test], labels[test]))
+    with np.errstate(invalid="ignore"):
+        return Scores(hits / count, last, np.array(per_split), [])
+
+
+def _split_rows(protocol: str, scored: dict[str, Scores]) -> list[dict[str, Any]]:
+    """Balanced accuracy over splits: mean, standard deviation, least and greatest."""
+    return [
+        {
+            "method": "knn" if name == "learnt" else f"knn_{name}",
+            "protocol": protocol,
+            "splits": len(s.per_split),
+            "mean": round(float(s.per_split.mean()), 4),
+            "std": round(float(s.per_split.std(ddof=1)), 4),
+            "least": round(float(s.per_split.min()), 4),
+            "greatest": round(float(s.per_split.max()), 4),
+        }
+        for name, s in scored.items()
+    ]
+
+
+def _recall_table(
+    scored: dict[str, Scores], labels: np.ndarray, classes: list[str], tested: np.ndarray
+) -> list[dict[str, Any]]:
+    rows = []
+    for c in np.unique(labels[tested]):
+        own = tested[labels[tested] == c]
+        names = {name: "knn" if name == "learnt" else f"knn_{name}" for name in scored}
+        recalls = {names[name]: round(float(s.correct[own].mean()), 4) for name, s in scored.items()}
+        rows.append({"class": classes[c], "test_cells": len(own), **recalls})
+    return rows
+
+
+def _source_rows(scored: dict[str, Scores], cohort: Cohort, tested: np.ndarray) -> list[dict[str, Any]]:
+    """Balanced accuracy of every method within each archive of a joint data set."""
+    rows = []
+    for source in sorted(set(cohort.sources[tested])):
+        own = tested[cohort.sources[tested] == source]
+        row: dict[str, Any] = {"source": source, "test_cells": len(own), "classes": len(set(cohort.labels[own]))}
+        for name, s in scored.items():
+            recalls = [s.correct[own][cohort.labels[own] == c].mean() for c in np.unique(cohort.labels[own])]
+            row["knn" if name == "learnt" else f"knn_{name}"] = round(float(np.mean(recalls)), 4)
+        rows.append(row)
+    return rows
+
+
+def _listed(values: Sequence[int]) -> str:
+    return " or ".join(str(value) for value in values)
+
+
+def check_given_split(train_labels: np.ndarray, test_labels: np.ndarray, k: int, classes: list[str]) -> None:
+    """Refuse a split that a vote of k cannot be fitted or scored on."""
     if len(np.unique(train_labels)) < 2:
         raise ValueError("kNN needs at least two classes among the training cells; choose another dataset.label")
     if len(test_labels) == 0:
@@ -163,75 +315,3 @@ def _check(train_labels: np.ndarray, test_labels: np.ndarray, k: int, classes: l
     if len(unseen):
         names = ", ".join(repr(classes[c]) for c in unseen[:5])
         raise ValueError(f"test classes without a training cell: {names}. kNN cannot name them; leave them out")
-
-
-def _recall_table(correct: dict[str, np.ndarray], labels: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
-    return [
-        {"class": classes[c], "test_cells": int((labels == c).sum())}
-        | {name: round(float(values[labels == c].mean()), 4) for name, values in correct.items()}
-        for c in np.unique(labels)
-    ]
-
-
-def _confusion_figure(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Figure:
-    from matplotlib.figure import Figure as Canvas
-
-    present = np.union1d(labels, predicted)
-    matrix = np.array([[np.sum((labels == a) & (predicted == b)) for b in present] for a in present])
-    names = [classes[c] for c in present]
-    size = max(3.0, 0.35 * len(names) + 2.0)
-    canvas = Canvas(figsize=(size + 1, size))
-    axes = canvas.add_subplot()
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= 25:
-        for i in range(len(names)):
-            for j in range(len(names)):
-                if matrix[i, j]:
-                    colour = "white" if share[i, j] > 0.6 else "black"
-                    axes.text(j, i, str(matrix[i, j]), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    canvas.colorbar(image, label="share of the true class", shrink=0.8)
-    caption = f"Confusion of the kNN vote on {len(labels)} held-out cells; numbers are cells, colour is recall."
-    return Figure.from_matplotlib(canvas, caption, {"confusion": matrix})
-
-
-def _embedding_figure(
-    embeddings: dict[str, np.ndarray], train_labels: np.ndarray, test_labels: np.ndarray, classes: list[str], seed: int
-) -> Figure:
-    """t-SNE and PCA of train and test embeddings; test cells are filled."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure as Canvas
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    values = np.concatenate([embeddings["train"], embeddings["test"]])
-    labels = np.concatenate([train_labels, test_labels])
-    is_test = np.arange(len(labels)) >= len(train_labels)
-    pca = PCA(n_components=2, svd_solver="full").fit_transform(values)
-    perplexity = min(30.0, max(2.0, (len(values) - 1) / 4))
-    scaled = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0).mean(), 1e-12)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(scaled)
-    present = np.unique(labels)
-    colours = colormaps["viridis"](np.linspace(0, 0.95, len(present)))
-    markers = "os^Dv<>Pp*hX"
-    canvas = Canvas(figsize=(11, 4.8))
-    for position, (title, xy) in enumerate((("t-SNE", tsne), ("PCA", pca)), start=1):
-        axes = canvas.add_subplot(1, 2, position)
-        for k, c in enumerate(present):
-            here, marker = labels == c, markers[k % len(markers)]
-            (x, y), (u, v) = xy[here & ~is_test].T, xy[here & is_test].T
-            axes.scatter(x, y, s=22, marker=marker, facecolors="none", edgecolors=[colours[k]])
-            axes.scatter(u, v, s=26, marker=marker, color=[colours[k]], label=classes[c])
-        axes.set_xlabel(f"{title} 1 (a.u.)")
-        axes.set_ylabel(f"{title} 2 (a.u.)")
-    if len(present) <= 24:
-        canvas.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    caption = (
-        f"Embeddings of {len(train_labels)} training (open) and {len(test_labels)} held-out cells (filled), "
-        f"t-SNE with perplexity {perplexity:.0f} and PCA."
-    )
-    return Figure.from_matplotlib(canvas, caption, {"tsne": tsne, "pca": pca, "label": labels, "is_test": is_test})
