@@ -75,13 +75,18 @@ def gradcam(
         RuntimeError: if the head is in training mode.
         ValueError: if targets do not fit.
     """
+    return weigh_features(features.detach(), score_gradient(head, features, targets), method, relu)
+
+
+def score_gradient(head: Head, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Gradient (B, K, h, w) of each frame's own score by its features; arguments and errors as in `gradcam`."""
     _require_eval(head)
     leaf = features.detach().requires_grad_()
     with torch.enable_grad():
         logits = head(leaf)
         weights = _score_weights(targets, logits)
         (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
-    return weigh_features(features.detach(), gradient, method, relu)
+    return gradient
 
 
 def gradcam_all(head: Head, features: torch.Tensor, method: str = "gradcam", relu: bool = True) -> torch.Tensor:
