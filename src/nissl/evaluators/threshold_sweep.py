@@ -1,0 +1,197 @@
+"""Chooses the threshold of every stored method on one part of the data and scores it on another, in one figure.
+
+What a method stores is an HDF5 file that covers the volumes' file: fragments and scored pairs (`pairs`, `scores`), or
+segments and their probability (`probability`). See `nissl.evaluators.threshold_curve` for what is done with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nissl.evaluators.erl import skeletons_of
+from nissl.evaluators.result import Result
+from nissl.evaluators.threshold_curve import (
+    Fragments,
+    agglomeration_rows,
+    choose,
+    curve_figure,
+    probability_rows,
+    score,
+    with_levels,
+)
+from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.boxes import Box
+from nissl.volumes.chunked import read_hdf5
+
+KEYS = {"path", "ids", "pairs", "scores", "probability"}
+
+
+class ThresholdSweep:
+    """One curve of run length against merge rate per method.
+
+    Args:
+        methods: name -> {path, ids, pairs, scores} for scored pairs (joined from the threshold on), {path, ids,
+            probability} for a threshold on probabilities (0 to 1, or uint8 0 to 255), {path, ids} for one point.
+        tuning_split, test_split: "val" or "test".
+        tuning_box, test_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels of the file, or null for all of the split. The
+            two may not share a voxel.
+        num_thresholds: quantiles of the scores, or equal steps of probability.
+        min_size: voxels; smaller segments are dropped behind a probability threshold.
+        max_mergers_per_mm: the cap when a threshold is chosen; null for none.
+        merge_threshold, contiguous: of the run length.
+    """
+
+    metrics = {
+        "sweep_*/threshold": None,
+        "sweep_*/mean_nm": "max",
+        "sweep_*/normalized": "max",
+        "sweep_*/mergers": "min",
+        "sweep_*/mergers_per_mm": "min",
+        "sweep_*/voi_sum": "min",
+        "sweep_*/coverage": "max",
+    }
+
+    def __init__(
+        self,
+        methods: Mapping[str, Mapping[str, str]],
+        tuning_split: str,
+        tuning_box: Sequence[Sequence[int]] | None,
+        test_split: str,
+        test_box: Sequence[Sequence[int]] | None,
+        num_thresholds: int,
+        min_size: int,
+        max_mergers_per_mm: float | None,
+        merge_threshold: int,
+        contiguous: bool,
+    ) -> None:
+        if not methods:
+            raise ValueError("methods is empty: give name: {path: ..., ids: ..., pairs: ..., scores: ...}")
+        for name, method in methods.items():
+            extra, lacking = set(method) - KEYS, {"path", "ids"} - set(method)
+            if extra or lacking or ("pairs" in method) != ("scores" in method):
+                raise ValueError(
+                    f"method '{name}' must have path and ids, and pairs with scores, or probability, or neither; "
+                    f"came {sorted(method)}"
+                )
+        for split in (tuning_split, test_split):
+            if split not in ("val", "test"):
+                raise ValueError(f"tuning_split and test_split must be val or test, came {split!r}")
+        if num_thresholds < 1:
+            raise ValueError(f"num_thresholds must be at least 1, came {num_thresholds}")
+        self.methods = methods
+        self.parts = {"tuning": (tuning_split, tuning_box), "test": (test_split, test_box)}
+        self.num_thresholds, self.min_size, self.max_mergers_per_mm = num_thresholds, min_size, max_mergers_per_mm
+        self.merge_threshold, self.contiguous = merge_threshold, contiguous
+
+    def __call__(self, task: Any, data: Any) -> Result:
+        volumes = {}
+        for name, (split, ranges) in self.parts.items():
+            found = data.source.volumes(split)
+            if len(found) != 1:
+                raise ValueError(f"thresholds are swept in one volume at a time; split {split!r} has {len(found)}")
+            volumes[name] = _part(found[0], ranges, f"evaluator.threshold_sweep.{name}_box")
+        if _overlap(volumes["tuning"].box, volumes["test"].box):
+            raise ValueError(
+                f"thresholds would be chosen on voxels that they are tested on: tuning {volumes['tuning'].box}, test "
+                f"{volumes['test'].box}. Set tuning_box and test_box to parts that do not overlap."
+            )
+        curves: dict[str, dict[str, list[dict[str, Any]]]] = {"tuning": {}, "test": {}}
+        chosen, scalars, table = {}, {}, []
+        for name, method in self.methods.items():
+            thresholds = self._thresholds(method)
+            for part, volume in volumes.items():
+                curves[part][name] = self._rows(method, volume, thresholds)
+            chosen[name] = choose(curves["tuning"][name], self.max_mergers_per_mm)
+            best = curves["test"][name][chosen[name]]
+            scalars |= {
+                f"sweep_{name}/{metric}": best[key]
+                for metric, key in (
+                    ("mean_nm", "erl_nm"),
+                    *((k, k) for k in ("normalized", "mergers", "mergers_per_mm")),
+                )
+            }
+            scalars |= {f"sweep_{name}/{key}": best[key] for key in ("threshold", "voi_sum", "coverage") if key in best}
+            for part in curves:
+                for index, row in enumerate(curves[part][name]):
+                    table.append({"method": name, "part": part, **row, "chosen": index == chosen[name]})
+        keys = list(dict.fromkeys(key for row in table for key in row))
+        table = [{key: row.get(key, "") for key in keys} for row in table]
+        figures = {
+            part: curve_figure(curves[part], chosen, self.max_mergers_per_mm, self._caption(part, volume))
+            for part, volume in volumes.items()
+        }
+        notes = [
+            f"{name}: no threshold keeps {self.max_mergers_per_mm:g} mergers per mm; that with the fewest was taken"
+            for name in self.methods
+            if self.max_mergers_per_mm is not None
+            and curves["tuning"][name][chosen[name]]["mergers_per_mm"] > self.max_mergers_per_mm
+        ]
+        return Result(scalars, figures, {"curve": table}, notes=notes)
+
+    def _thresholds(self, method: Mapping[str, str]) -> list[float]:
+        if "scores" in method:
+            found = _read(method, "scores")
+            quantiles = np.quantile(found, np.linspace(0, 1, self.num_thresholds))
+            # One above all scores: nothing joined.
+            return [*np.unique(quantiles).tolist(), float(np.nextafter(found.max(), np.inf))]
+        if "probability" in method:
+            return np.linspace(0.5, 0.95, self.num_thresholds).round(4).tolist()
+        return [float("nan")]
+
+    def _rows(
+        self, method: Mapping[str, str], volume: AnnotatedVolume, thresholds: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        skeletons, size = skeletons_of(volume), volume.voxel_size_zyx_nm
+        ids = read_hdf5(method["path"], method["ids"], "labels", volume.box).astype(np.int64)
+        rule = (self.merge_threshold, self.contiguous)
+        if "probability" in method:
+            probability = read_hdf5(method["path"], method["probability"], "image", volume.box)
+            if probability.dtype == np.uint8:
+                # As google/ffn stores it: 0 unvisited, else 1 + 254ths.
+                probability = np.clip((probability.astype(np.float32) - 0.5) / 255, 0, 1)
+            fragments = Fragments.of(with_levels(ids, probability, thresholds), skeletons, volume.labels, size)
+            return probability_rows(fragments, thresholds, self.min_size, *rule)
+        fragments = Fragments.of(ids, skeletons, volume.labels, size)
+        if "scores" in method:
+            pairs, pair_scores = _read(method, "pairs"), _read(method, "scores")
+            return agglomeration_rows(fragments, pairs, pair_scores, thresholds, *rule)
+        return [{"threshold": float("nan")} | score(fragments, fragments.ids, *rule)]
+
+    def _caption(self, part: str, volume: AnnotatedVolume) -> str:
+        use = "thresholds chosen here" if part == "tuning" else "thresholds were chosen on other voxels"
+        size = " x ".join(f"{v:g}" for v in volume.voxel_size_zyx_nm)
+        return (
+            f"Expected run length against merge rate for each threshold of each method on {volume.name} ({part}, "
+            f"{use}; voxels of {size} nm, merge threshold {self.merge_threshold} nodes). Ringed: the chosen threshold."
+        )
+
+
+def _read(method: Mapping[str, str], key: str) -> np.ndarray:
+    with h5py.File(method["path"], "r") as file:
+        if method[key] not in file:
+            raise ValueError(f"{method['path']} has no dataset '{method[key]}'; it holds {sorted(file)}")
+        found = np.asarray(file[method[key]])
+    expected = 2 if key == "pairs" else 1
+    if found.ndim != expected or len(found) == 0 or (key == "pairs" and found.shape[1] != 2):
+        raise ValueError(
+            f"'{method[key]}' of {method['path']} must be {'(P, 2)' if key == 'pairs' else '(P,)'}, P > 0, came "
+            f"{found.shape}"
+        )
+    return found
+
+
+def _part(volume: AnnotatedVolume, ranges: Sequence[Sequence[int]] | None, name: str) -> AnnotatedVolume:
+    """The box of the file that a config names, as a part of the volume that holds it."""
+    if ranges is None:
+        return volume
+    start = volume.offset_zyx
+    local = [[int(a) - s, int(b) - s] for (a, b), s in zip(ranges, start, strict=True)]
+    return volume.crop(Box.parse(local, volume.raw.shape, f"{name} (counted from {list(start)})"))
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return bool(np.all(np.less(a.start_zyx, b.stop_zyx) & np.less(b.start_zyx, a.stop_zyx)))
