@@ -239,7 +239,7 @@ class FloodFilling(pl.LightningModule):
             return total, num_moves
         parameters = self._trained()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = nn.utils.parameters_to_vector(gradients) * num_moves
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) * num_moves
         flat = self._over_devices(torch.cat([flat, total[None], torch.tensor([float(num_moves)], device=self.device)]))
         num_moves = int(flat[-1])
         for parameter, gradient in zip(parameters, flat[:-2].split([p.numel() for p in parameters]), strict=True):
