@@ -45,12 +45,19 @@ def write_movie(folder: Path, dtype: str = "uint16") -> dict[str, str]:
     rows = "".join(f"{on},{off},{cells}\n" for on, off, cells in EVENTS)
     (folder / "events.csv").write_text("onset_frame,offset_frame,cells\n" + rows)
     (folder / "cells.csv").write_text("cell,y_px,x_px,radius_px\n1,4,4,2\n2,10,8,2\n")
-    return {name: str(folder / file) for name, file in [("path", "m.h5"), ("events", "events.csv")]}
+    return {name: str(folder / file) for name, file in [("path", "m.h5"), ("events_path", "events.csv")]}
 
 
 def movie(folder: Path, **changes: Any) -> CalciumMovie:
     made = write_movie(folder)
-    values = {"key": "movie", "fps": 4.0, "num_outputs": 3, "guard_s": 0.5, "cells": str(folder / "cells.csv"), **made}
+    values = {
+        "key": "movie",
+        "fps": 4.0,
+        "num_outputs": 3,
+        "guard_s": 0.5,
+        "cells_path": str(folder / "cells.csv"),
+        **made,
+    }
     return CalciumMovie(**configured("calcium_movie", **{**values, **changes}))
 
 
@@ -172,7 +179,7 @@ def test_the_frame_table_restores_the_split(tmp_path: Path) -> None:
     source = simulated(split_seed=4)
     lines = [f"{row['recording']},{row['frame']},{row['split']}" for row in source.frame_rows()]
     (tmp_path / "frames.csv").write_text("\n".join(["recording,frame,split", *lines]))
-    assert np.array_equal(simulated(split_file=str(tmp_path / "frames.csv")).part, source.part)
+    assert np.array_equal(simulated(split_path=str(tmp_path / "frames.csv")).part, source.part)
 
 
 def test_thinning_drops_idle_training_frames_only() -> None:
@@ -226,7 +233,7 @@ def test_a_large_movie_is_read_by_the_frame(tmp_path: Path) -> None:
 
 def test_a_covariate_is_cut_into_classes_split_by_blocks(tmp_path: Path) -> None:
     source = movie(
-        tmp_path, events=None, cells=None, covariate="speed", class_edges=[0.5, 1.5], class_names=["a", "b", "c"],
+        tmp_path, events_path=None, cells_path=None, covariate="speed", class_edges=[0.5, 1.5], class_names=["a", "b", "c"],
         block_frames=10, split_group="block",
     )  # fmt: skip
     assert source.outputs == ("a", "b", "c") and len(source.patterns) == 3
@@ -254,11 +261,11 @@ def test_a_disc_mask_shows_the_cells_alone(tmp_path: Path) -> None:
         ({"num_outputs": 9}, "num_outputs=9, but the data have 3 outputs: 1, 2, none. Set dataset.num_outputs=3"),
         ({"key": "film"}, "no data set 'film'"),
         ({"fps": None}, "dataset.tail_s is in seconds, but the frame rate of 'm' is None. Set dataset.fps"),
-        ({"events": None}, "set exactly one of dataset.events"),
-        ({"covariate": "speed"}, "set exactly one of dataset.events"),
+        ({"events_path": None}, "set exactly one of dataset.events_path"),
+        ({"covariate": "speed"}, "set exactly one of dataset.events_path"),
         ({"mask": "round"}, "dataset.mask='round' is unknown; choose one of none, fov, file, discs"),
-        ({"mask": "file"}, "dataset.mask=file needs dataset.mask_file"),
-        ({"mask": "discs", "cells": None}, "needs the cells' y_px, x_px and radius_px"),
+        ({"mask": "file"}, "dataset.mask=file needs dataset.mask_path"),
+        ({"mask": "discs", "cells_path": None}, "needs the cells' y_px, x_px and radius_px"),
         ({"normalise": "zscore"}, "dataset.normalise='zscore' is unknown"),
         ({"contrast": [1.3, 0.7]}, "dataset.contrast must be a range above 0"),
         ({"resize": [32, 24]}, "resize=.* is larger than the stored frames"),
@@ -281,15 +288,15 @@ def test_a_configuration_that_does_not_fit_the_data_is_refused(tmp_path: Path, c
 def test_tables_that_do_not_fit_the_movie_are_refused(tmp_path: Path, file: str, text: str, message: str) -> None:
     made = write_movie(tmp_path)
     (tmp_path / file).write_text(text)
-    values = {"key": "movie", "fps": 4.0, "num_outputs": 3, "cells": str(tmp_path / "cells.csv"), **made}
+    values = {"key": "movie", "fps": 4.0, "num_outputs": 3, "cells_path": str(tmp_path / "cells.csv"), **made}
     with pytest.raises(ValueError, match=message):
         CalciumMovie(**configured("calcium_movie", **values))
 
 
 def test_a_pattern_with_one_trial_is_refused(tmp_path: Path) -> None:
     made = write_movie(tmp_path)
-    header, first, *rest = Path(made["events"]).read_text().splitlines()
-    Path(made["events"]).write_text("\n".join([header, first, *(row for row in rest if not row.endswith(",1"))]))
+    header, first, *rest = Path(made["events_path"]).read_text().splitlines()
+    Path(made["events_path"]).write_text("\n".join([header, first, *(row for row in rest if not row.endswith(",1"))]))
     with pytest.raises(ValueError, match=r"pattern '1' has only 1 trial\(s\)"):
         CalciumMovie(**configured("calcium_movie", key="movie", fps=4.0, num_outputs=3, **made))
 
@@ -309,7 +316,7 @@ def test_a_covariate_of_another_length_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("speed\n1\n2\n")
     with pytest.raises(ValueError, match="covariate 'speed' has 2 values, but the movie has 180 frames"):
         movie(
-            tmp_path, events=None, cells=None, covariate="speed", covariate_path=str(tmp_path / "c.csv"),
+            tmp_path, events_path=None, cells_path=None, covariate="speed", covariate_path=str(tmp_path / "c.csv"),
             class_edges=[1.5], class_names=["a", "b"], num_outputs=2, block_frames=5,
         )  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_a_malformed_table_is_refused(tmp_path: Path, text: str, message: str) -
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="events table .* does not exist. Check dataset.events"):
+    with pytest.raises(FileNotFoundError, match="events table .* does not exist. Check dataset.events_path"):
         read_events(tmp_path / "none.csv", "r", None)
 
 

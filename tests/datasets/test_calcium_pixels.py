@@ -123,7 +123,7 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         mask_from_file(tmp_path / "m.npy", (9, 9))
     with pytest.raises(ValueError, match="is zero everywhere"):
         mask_from_file(tmp_path / "zero.npy", (8, 8))
-    with pytest.raises(FileNotFoundError, match="Check dataset.mask_file"):
+    with pytest.raises(FileNotFoundError, match="Check dataset.mask_path"):
         mask_from_file(tmp_path / "none.png", (8, 8))
 
 

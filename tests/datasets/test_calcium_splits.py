@@ -125,5 +125,5 @@ def test_a_split_of_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("frame\n1\n")
     with pytest.raises(ValueError, match="must have columns recording, frame and split"):
         read_split(tmp_path / "t.csv", make_table(), ["r0"])
-    with pytest.raises(FileNotFoundError, match="Check dataset.split_file"):
+    with pytest.raises(FileNotFoundError, match="Check dataset.split_path"):
         read_split(tmp_path / "none.csv", make_table(), ["r0"])

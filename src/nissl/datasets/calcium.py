@@ -65,8 +65,8 @@ class CalciumMovie(LabelledFrames):
         day: name of the session.
         um_per_px: null where unknown.
         memory_mb: movies up to this size are held in memory, larger ones read frame by frame.
-        events: event table (CSV), or null.
-        cells: cell table (CSV); null takes the names in the event table, without positions.
+        events_path: event table (CSV), or null.
+        cells_path: cell table (CSV); null takes the names in the event table, without positions.
         max_cells: most cells stimulated at once.
         exclude_frames: intervals [a, b) to leave out.
         lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad: see `Labelling`.
@@ -78,7 +78,7 @@ class CalciumMovie(LabelledFrames):
         num_outputs: of the network: cells plus "none", or classes; checked against the data.
         mask: none, fov, file or discs.
         border_px, dark_share: of the fov mask.
-        mask_file: of the file mask.
+        mask_path: of the file mask.
         resize: [H, W] to average frames to; null keeps them.
         normalise: global, recording, dff or none.
         contrast: range of the factor on the contrast of training frames.
@@ -87,7 +87,7 @@ class CalciumMovie(LabelledFrames):
         split_group: frame, trial, block or recording.
         split_fractions: train, val, test.
         split_seed: of the split.
-        split_file: table of frames saved by an earlier run, instead of a new split.
+        split_path: table of frames saved by an earlier run, instead of a new split.
         embargo_s: training frames this near to held-out ones are dropped.
         area: name of the imaged area.
         network_seeds: of several networks trained side by side; empty trains one.
@@ -104,8 +104,8 @@ class CalciumMovie(LabelledFrames):
         day: str,
         um_per_px: float | None,
         memory_mb: float,
-        events: str | None,
-        cells: str | None,
+        events_path: str | None,
+        cells_path: str | None,
         max_cells: int,
         exclude_frames: Sequence[Sequence[int]],
         lag_s: float,
@@ -123,7 +123,7 @@ class CalciumMovie(LabelledFrames):
         mask: str,
         border_px: int,
         dark_share: float,
-        mask_file: str | None,
+        mask_path: str | None,
         resize: Sequence[int] | None,
         normalise: str,
         contrast: Sequence[float],
@@ -132,23 +132,23 @@ class CalciumMovie(LabelledFrames):
         split_group: str,
         split_fractions: Sequence[float],
         split_seed: int,
-        split_file: str | None,
+        split_path: str | None,
         embargo_s: float,
         area: str,
         network_seeds: Sequence[int],
         scope: str,
     ) -> None:
-        if (events is None) == (covariate is None):
+        if (events_path is None) == (covariate is None):
             raise ValueError(
-                "a movie needs labels: set exactly one of dataset.events (a table of stimulations) and "
-                f"dataset.covariate (one number per frame); came events={events}, covariate={covariate}"
+                "a movie needs labels: set exactly one of dataset.events_path (a table of stimulations) and "
+                f"dataset.covariate (one number per frame); came events_path={events_path}, covariate={covariate}"
             )
         recording = Recording(Path(path).stem, day, open_movie(path, key, axes, plane, memory_mb), fps)
         options = FrameOptions(
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
-            mask_file=mask_file,
+            mask_path=mask_path,
             resize=_pair(resize),
             normalise=normalise,
             contrast=(contrast[0], contrast[1]),
@@ -157,7 +157,7 @@ class CalciumMovie(LabelledFrames):
             split_group=split_group,
             split_fractions=split_fractions,
             split_seed=split_seed,
-            split_file=split_file,
+            split_path=split_path,
             embargo_s=embargo_s,
             um_per_px=um_per_px,
             num_outputs=num_outputs,
@@ -175,14 +175,14 @@ class CalciumMovie(LabelledFrames):
             table = label_by_covariate(values, class_edges, class_names, block_frames)
             super().__init__([recording], table, CellTable(tuple(class_names)), options)
         else:
-            assert events is not None
-            read = read_events(events, recording.name, fps)
-            known = read_cells(cells) if cells is not None else cells_of(read)
+            assert events_path is not None
+            read = read_events(events_path, recording.name, fps)
+            known = read_cells(cells_path) if cells_path is not None else cells_of(read)
             labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
             excluded = {recording.name: [(int(a), int(b)) for a, b in exclude_frames]}
             table = label_stimulations([recording], read, known, max_cells, labelling, excluded)
             super().__init__([recording], table, known, options)
-        own = [events, cells, covariate_path, mask_file, split_file]
+        own = [events_path, cells_path, covariate_path, mask_path, split_path]
         self.files += [Path(name) for name in own if name is not None]
 
 
@@ -198,8 +198,11 @@ class CalciumSimulated(LabelledFrames):
         amplitude, success, pair_power, follower_cv: responses.
         decay_s, rise_s, fps: kinetics and frame rate.
         window_frames: recorded frames [before, after] each onset; null records without a gap.
-        weight_median, recurrent, followers, propagate: wiring, see `WorldSettings`.
+        weight_median, spectral_radius, recurrent, followers, propagate: wiring, see `WorldSettings`.
         spontaneous_hz: range of the cells' own event rates.
+        population_hz: rate of events shared by many cells, at coupling 1.
+        day_nuisances: whether later days differ in expression, position, drift and motion too, not only in coupling
+            and in what happens.
         photons: per pixel at mean brightness.
         artefact: laser light in laser-on frames.
         lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad: see `Labelling`.
@@ -229,10 +232,13 @@ class CalciumSimulated(LabelledFrames):
         fps: float,
         window_frames: Sequence[int] | None,
         weight_median: float,
+        spectral_radius: float | None,
         recurrent: bool,
         followers: bool,
         propagate: bool,
         spontaneous_hz: Sequence[float],
+        population_hz: float,
+        day_nuisances: bool,
         photons: float,
         artefact: float,
         lag_s: float,
@@ -245,7 +251,7 @@ class CalciumSimulated(LabelledFrames):
         mask: str,
         border_px: int,
         dark_share: float,
-        mask_file: str | None,
+        mask_path: str | None,
         resize: Sequence[int] | None,
         normalise: str,
         contrast: Sequence[float],
@@ -254,7 +260,7 @@ class CalciumSimulated(LabelledFrames):
         split_group: str,
         split_fractions: Sequence[float],
         split_seed: int,
-        split_file: str | None,
+        split_path: str | None,
         embargo_s: float,
         area: str,
         network_seeds: Sequence[int],
@@ -264,7 +270,7 @@ class CalciumSimulated(LabelledFrames):
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
-            mask_file=mask_file,
+            mask_path=mask_path,
             resize=_pair(resize),
             normalise=normalise,
             contrast=(contrast[0], contrast[1]),
@@ -273,7 +279,7 @@ class CalciumSimulated(LabelledFrames):
             split_group=split_group,
             split_fractions=split_fractions,
             split_seed=split_seed,
-            split_file=split_file,
+            split_path=split_path,
             embargo_s=embargo_s,
             um_per_px=um_per_px,
             num_outputs=num_outputs,
@@ -301,16 +307,20 @@ class CalciumSimulated(LabelledFrames):
             frame_rate_hz=fps,
             window_frames=_pair(window_frames),
             weight_median=weight_median,
+            spectral_radius=spectral_radius,
             recurrent=recurrent,
             followers=followers,
             propagate=propagate,
             spontaneous_hz=(spontaneous_hz[0], spontaneous_hz[1]),
+            population_hz=population_hz,
             photons=photons,
             artefact=artefact,
         )
         world = make_world(settings, world_seed)
         sessions = [
             simulate_day(world, Day(name, coupling, reference=i == 0), seed=session_seed + i)
+            if day_nuisances
+            else simulate_day(world, Day(name, coupling), seed=session_seed, noise_seed=session_seed + i)
             for i, (name, coupling) in enumerate(days.items())
         ]
         recordings = [Recording(s.day.name, s.day.name, ArrayMovie(s.frames, s.day.name), fps) for s in sessions]

@@ -215,7 +215,7 @@ def _numbered(events: list[Event]) -> list[Event]:
 def _read_csv(path: str | Path, what: str) -> tuple[list[dict[str, str]], list[str]]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{what} table {path} does not exist. Check dataset.{what}.")
+        raise FileNotFoundError(f"{what} table {path} does not exist. Check dataset.{what}_path.")
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         rows = list(reader)

@@ -63,7 +63,7 @@ class FrameOptions:
     mask: str
     border_px: int
     dark_share: float
-    mask_file: str | None
+    mask_path: str | None
     resize: tuple[int, int] | None
     normalise: str
     contrast: tuple[float, float]
@@ -72,7 +72,7 @@ class FrameOptions:
     split_group: str
     split_fractions: Sequence[float]
     split_seed: int
-    split_file: str | None
+    split_path: str | None
     embargo_s: float
     um_per_px: float | None
     num_outputs: int
@@ -278,7 +278,7 @@ class LabelledFrames:
         return frames * self.mask
 
     def frame_rows(self) -> list[dict[str, Any]]:
-        """The frame table as rows to be saved; it is also what `split_file` reads back."""
+        """The frame table as rows to be saved; it is also what `split_path` reads back."""
         table = self.table
         parts = (*PARTS, "")
         return [
@@ -306,8 +306,8 @@ class LabelledFrames:
 
     def _divide(self, options: FrameOptions) -> np.ndarray:
         names = [recording.name for recording in self.recordings]
-        if options.split_file is not None:
-            return read_split(options.split_file, self.table, names)
+        if options.split_path is not None:
+            return read_split(options.split_path, self.table, names)
         embargo = 0
         if options.embargo_s > 0:
             embargo = int(np.ceil(options.embargo_s * max(known_fps(r, "embargo_s") for r in self.recordings) - 1e-6))
@@ -337,11 +337,11 @@ class LabelledFrames:
             ]
             return np.logical_and.reduce(fields)
         if options.mask == "file":
-            if options.mask_file is None:
-                raise ValueError("dataset.mask=file needs dataset.mask_file")
-            return pixels.mask_from_file(options.mask_file, shape)
+            if options.mask_path is None:
+                raise ValueError("dataset.mask=file needs dataset.mask_path")
+            return pixels.mask_from_file(options.mask_path, shape)
         if self.cells.positions_px is None or self.cells.radius_px is None:
-            raise ValueError("dataset.mask=discs needs the cells' y_px, x_px and radius_px. Set dataset.cells.")
+            raise ValueError("dataset.mask=discs needs the cells' y_px, x_px and radius_px. Set dataset.cells_path.")
         return pixels.discs(shape, self.cells.positions_px, self.cells.radius_px)
 
 

@@ -126,7 +126,7 @@ def mask_from_file(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
 
         image = np.asarray(Image.open(path).convert("F"))
     else:
-        raise FileNotFoundError(f"mask {path} does not exist. Check dataset.mask_file.")
+        raise FileNotFoundError(f"mask {path} does not exist. Check dataset.mask_path.")
     if image.shape != shape:
         raise ValueError(f"mask {path} has shape {image.shape}, but frames are {shape}")
     if not image.any():

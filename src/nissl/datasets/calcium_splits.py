@@ -65,7 +65,7 @@ def read_split(path: str | Path, table: FrameTable, recordings: Sequence[str]) -
     """The split saved by a run: a CSV with columns recording, frame and split (its other columns are ignored)."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"split file {path} does not exist. Check dataset.split_file.")
+        raise FileNotFoundError(f"split file {path} does not exist. Check dataset.split_path.")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"recording", "frame", "split"} <= set(rows[0]):

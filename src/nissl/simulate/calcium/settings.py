@@ -35,6 +35,7 @@ class WorldSettings:
     weight_sigma: float = 0.5
     inhibitory_share: float = 0.0
     recurrent: bool = False  # gain (I - gW)^-1 instead of I + gW
+    spectral_radius: float | None = None  # all weights are scaled so that W has this one; None leaves them
     followers: bool = True  # False silences every non-target response; targets still respond
 
     # Stimulation.
@@ -103,6 +104,8 @@ class WorldSettings:
             )
         if self.num_cells < self.num_targets:
             raise ValueError(f"num_cells={self.num_cells} is below num_targets={self.num_targets}")
+        if self.spectral_radius is not None and self.spectral_radius <= 0:
+            raise ValueError(f"spectral_radius must be above 0 or None, came {self.spectral_radius}")
         if self.window_frames is not None:
             before, after = self.window_frames
             if before < 1 or after < self.laser_frames or (before + after) / self.frame_rate_hz > self.interval_s[0]:

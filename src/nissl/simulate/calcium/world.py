@@ -162,7 +162,12 @@ def _wire(
     weights[:, inhibitory] *= -1
     weights[~connected] = 0
     np.fill_diagonal(weights, 0)
-    return weights if settings.followers else np.zeros_like(weights)
+    if not settings.followers:
+        return np.zeros_like(weights)
+    if settings.spectral_radius is not None:
+        # Animals then differ in who is wired to whom, not in how close their network is to instability.
+        weights *= settings.spectral_radius / np.abs(np.linalg.eigvals(weights)).max()
+    return weights
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
