@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from entry import EXPERIMENTS, FILES, QUICK, ROOT, Script, two_steps
+
+from nissl.runs.warm_start import WarmProcess, WarmStart
 
 
 def why_not(name: str) -> str:
@@ -61,30 +64,61 @@ def test_every_experiment_takes_two_steps_and_leaves_a_whole_run_folder(
     assert not [word for word in ("http://", "https://") if f'src="{word}' in (run / "report.html").read_text()]
 
 
+def four_epochs(name: str) -> list[str]:
+    left_out = ("trainer.max_steps=2",)
+    return [f"experiment={name}", *(o for o in two_steps(name) if o not in left_out), "trainer.max_epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def whole(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A quick experiment trained for four short epochs; each is trained once."""
+    made: dict[str, Path] = {}
+
+    def train(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("whole") / name
+            script("train.py", *four_epochs(name), f"run_dir={made[name]}")
+        return made[name]
+
+    return train
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", QUICK)
-def test_a_killed_run_resumes_to_the_summary_of_an_uninterrupted_one(name: str, script: Script, tmp_path: Path) -> None:
-    overrides = [f"experiment={name}", *two_steps(name), "trainer.max_steps=null", "trainer.max_epochs=4"]
-    overrides = [text for text in overrides if text not in ("trainer.max_steps=2", "trainer.max_steps=null")]
-    script("train.py", *overrides, f"run_dir={tmp_path / 'whole'}")
+def test_a_killed_run_resumes_to_the_summary_of_an_uninterrupted_one(
+    name: str, whole: Callable[[str], Path], script: Script, warm: WarmStart, tmp_path: Path
+) -> None:
     killed = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"run_dir={killed}", "resume=auto"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = [*four_epochs(name), f"run_dir={killed}", "resume=auto"]
+    with Path(os.devnull).open("w") as nowhere:
+        process = warm.start([sys.executable, str(ROOT / "train.py"), *arguments], nowhere.fileno(), nowhere.fileno())
     wait_for(killed / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert json.loads((killed / "status.json").read_text())["status"] == "running"
-    script("train.py", *overrides, f"run_dir={killed}", "resume=auto")
-    whole, resumed = (json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "killed"))
-    assert resumed.keys() == whole.keys()
-    assert numbers(resumed) == pytest.approx(numbers(whole), rel=1e-6, abs=1e-6, nan_ok=True)
+    script("train.py", *arguments)
+    first, resumed = (json.loads((run / "summary.json").read_text()) for run in (whole(name), killed))
+    assert resumed.keys() == first.keys()
+    assert numbers(resumed) == pytest.approx(numbers(first), rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", QUICK)
+def test_the_same_seed_gives_the_same_summary(
+    name: str, workers: int, whole: Callable[[str], Path], script: Script, tmp_path: Path
+) -> None:
+    """As docs/how_to/repeat.md says; experiments/repeatability has it at full length."""
+    again = tmp_path / "again"
+    script("train.py", *four_epochs(name), f"loader.num_workers={workers}", f"run_dir={again}")
+    assert (again / "summary.json").read_text() == (whole(name) / "summary.json").read_text()
 
 
 def numbers(summary: dict[str, Any]) -> dict[str, float]:
     return {name: float("nan") if value is None else value for name, value in summary.items()}
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait_for(path: Path, process: WarmProcess, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"

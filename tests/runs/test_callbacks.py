@@ -1,6 +1,6 @@
 """A killed training ends with the numbers of one that was not, whatever the epoch length and number of workers."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +10,13 @@ import torch
 from nissl.runs.callbacks import Checkpoints, LocalRecord, RandomState
 from nissl.runs.folder import read_json
 from nissl.runs.records import read_metrics
+from nissl.runs.warm_start import WarmStart
 
 TOY = Path(__file__).parent / "toy_training.py"
 
 
 def train(
+    warm: WarmStart,
     folder: Path,
     kill: str = "never",
     workers: int = 0,
@@ -24,7 +26,7 @@ def train(
 ) -> int:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(TOY), str(folder), kill, str(workers), batches, manual, limit]
-    return subprocess.run(command, capture_output=True, timeout=120).returncode
+    return warm.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,13 @@ def train(
         {"batches": "none", "manual": "auto", "limit": "max_steps=44"},
     ],
 )
-def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, options: dict[str, str]) -> None:
-    assert train(tmp_path / "whole", **options) == 0
-    assert train(tmp_path / "killed", "1,3", **options) == -9
-    assert train(tmp_path / "killed", "3,7", workers=2, **options) == -9
-    assert train(tmp_path / "killed", **options) == 0
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(
+    warm: WarmStart, tmp_path: Path, options: dict[str, str]
+) -> None:
+    assert train(warm, tmp_path / "whole", **options) == 0
+    assert train(warm, tmp_path / "killed", "1,3", **options) == -9
+    assert train(warm, tmp_path / "killed", "3,7", workers=2, **options) == -9
+    assert train(warm, tmp_path / "killed", **options) == 0
     whole, killed = (read_json(tmp_path / name / "summary.json") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys() and "train/loss_epoch/last" in whole
     assert killed == pytest.approx(whole, rel=0, abs=1e-6)
@@ -48,8 +52,8 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, options
         torch.testing.assert_close(last[1]["state_dict"][name], tensor, rtol=0, atol=0)
 
 
-def test_best_is_the_checkpoint_of_the_lowest_monitored_value(tmp_path: Path) -> None:
-    assert train(tmp_path) == 0
+def test_best_is_the_checkpoint_of_the_lowest_monitored_value(warm: WarmStart, tmp_path: Path) -> None:
+    assert train(warm, tmp_path) == 0
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "val/loss" in row]
     best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
     assert best["epoch"] == min(rows, key=lambda row: row["val/loss"])["epoch"]

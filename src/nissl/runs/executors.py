@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from nissl.runs.warm_start import WarmProcess, WarmStart
+
 
 class Handle(Protocol):
     """A started command."""
@@ -38,12 +40,14 @@ class LocalExecutor:
     Args:
         parallel: trainings at a time.
         gpus: how many there are; each training sees one, the trainings in turn. 0: all see what the controller sees.
+        warm: start each from a process that has done the imports (`warm_start`), which spares 8 CPU-seconds a training.
     """
 
-    def __init__(self, parallel: int = 1, gpus: int = 0) -> None:
+    def __init__(self, parallel: int = 1, gpus: int = 0, warm: bool = False) -> None:
         if parallel < 1:
             raise ValueError(f"executor.parallel must be at least 1, came {parallel}")
         self.parallel, self.gpus = parallel, gpus
+        self._warm = WarmStart() if warm else None
         self._handles: list[LocalHandle | None] = [None] * parallel
 
     def submit(self, command: list[str], log: Path) -> Handle:
@@ -53,6 +57,10 @@ class LocalExecutor:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
         with log.open("ab") as file:
+            if self._warm is not None:
+                handle = LocalHandle(self._warm.start(command, file.fileno(), file.fileno(), env=environment))
+                self._handles[slot] = handle
+                return handle
             # A session of its own: Ctrl-C reaches the controller, which then stops its trainings in order.
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
@@ -63,7 +71,7 @@ class LocalExecutor:
 
 
 class LocalHandle:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | WarmProcess) -> None:
         self.process = process
 
     def poll(self) -> int | None:
