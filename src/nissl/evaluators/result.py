@@ -56,6 +56,7 @@ class Result:
         figures: name -> Figure; saved as `figures/<evaluator>_<name>.png`.
         tables: name -> rows (same keys in each); saved as `tables/<evaluator>_<name>.csv`.
         arrays: name -> array; saved together as `figures/<evaluator>.npz`.
+        pages: name -> self-contained HTML; saved as `figures/<evaluator>_<name>.html` and shown inside the report.
         notes: sentences a reader must see beside the numbers: warnings, skipped checks with their reason.
     """
 
@@ -63,4 +64,5 @@ class Result:
     figures: dict[str, Figure] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -56,6 +56,7 @@ def build_report(run_dir: Path) -> Path:
         curves_csv=_curves_csv(rows),
         changed=provenance.get("changed") or [],
         figures=_figures(run_dir / "figures"),
+        pages=[[path.stem, path.read_text()] for path in sorted((run_dir / "figures").glob("*.html"))],
         tables=_tables(run_dir / "tables"),
         evaluations=_evaluations(run_dir / "evaluations"),
         overrides=_text(run_dir / "overrides.txt"),
