@@ -27,9 +27,9 @@ def simulated(**changes: Any) -> SimulatedMorphologies:
     return SimulatedMorphologies(**{**options, **changes})
 
 
-def write_cells(folder: Path, labels: list[str], prefix: str = "cell") -> Path:
+def write_cells(folder: Path, labels: list[str], prefix: str = "cell", seed: int = 0) -> Path:
     """Simulated cells as SWC files in folders named by label."""
-    cells = simulated(cells_per_class=8).cells("train")
+    cells = simulated(cells_per_class=8, simulation_seed=seed).cells("train")
     for k, label in enumerate(labels):
         (folder / label).mkdir(parents=True, exist_ok=True)
         write_swc(cells[k % len(cells)], folder / label / f"{prefix}_{k}.swc")
@@ -136,7 +136,7 @@ def test_files_in_folders_become_a_source(tmp_path: Path) -> None:
 
 def test_a_separate_test_set_leaves_all_folds_but_one_for_training(tmp_path: Path) -> None:
     train = write_cells(tmp_path / "train", ["a"] * 5 + ["b"] * 5)
-    test = write_cells(tmp_path / "test", ["a", "b", "c"], "other")
+    test = write_cells(tmp_path / "test", ["a", "b", "c"], "other", seed=1)
     source = from_files(train, test_path=test)
     assert [len(source.cells(n)) for n in ("train", "val", "test")] == [8, 2, 3]  # type: ignore[arg-type]
     assert source.classes == ["a", "b", "c"] and source.labels("test").tolist() == [0, 1, 2]
@@ -188,7 +188,8 @@ def test_real_archives_load_whole(archive: str, cells: int, scale_um: float) -> 
     root = Path(os.environ.get("NISSL_DATA", "data")) / "swc"
     if not root.is_dir():
         pytest.skip(f"needs {root}; set NISSL_DATA")
-    from nissl.datasets.swc_collection import Preprocessing, read_collection
+    from nissl.datasets.swc_cells import Preprocessing
+    from nissl.datasets.swc_collection import read_collection
 
     rules = Rules(root="first", scale_um=scale_um)
     collection = read_collection(root / f"{archive}.tar.gz", root / "metadata.csv", "label", Preprocessing(rules))

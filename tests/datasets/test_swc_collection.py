@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nissl.datasets.swc import parse_swc
-from nissl.datasets.swc_collection import Preprocessing, read_collection, select_compartments
+from nissl.datasets.swc_cells import Preprocessing, select_compartments
+from nissl.datasets.swc_collection import read_collection
 from nissl.datasets.swc_report import Rules
 
 CELL = """1 1 5 5 5 5 -1

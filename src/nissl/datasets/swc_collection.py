@@ -1,58 +1,25 @@
-"""A collection of SWC files, in folders or tar archives, with a table of labels, read into preprocessed cells.
+"""A collection of SWC files, in folders or archives, with a table of labels, read into preprocessed cells.
 
-Order of preprocessing: read and repair, scale to um, keep the wanted compartments, connect again (a mislabelled axon
-node inside a dendrite cuts it), centre on the soma, leave out cells with too few nodes. Every cell left out has a
-reason; every repair is in the report. One bad file does not hide the next: errors are collected and raised together.
+`swc_cells` reads one folder or archive; here several come together and cells meet the rows of the metadata table. What
+is wrong with files, rows and labels is collected and raised together.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from nissl.datasets.cell_graph import CellGraph, join_components, take
-from nissl.datasets.swc import NAMED_TYPES, parse_swc
-from nissl.datasets.swc_files import ARCHIVES, Member, check_source, members
-from nissl.datasets.swc_report import Finding, Rules, SwcError, SwcReport
-
-log = logging.getLogger(__name__)
-
-CANNOT_BE_CELLS = ("empty", "soma_only")  # left out with a reason, not an error of the collection
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How files become cells.
-
-    Attributes:
-        rules: what the reader may do.
-        compartments: names of the SWC types to keep, or None for all; node 0 is always kept.
-        centre_axes: axes along which the soma is moved to 0; "xyz" for all, "" for none.
-        min_nodes: smaller cells are left out.
-    """
-
-    rules: Rules
-    compartments: Sequence[str] | None = None
-    centre_axes: str = "xyz"
-    min_nodes: int = 2
-
-    def __post_init__(self) -> None:
-        for name in self.compartments or ():
-            if name not in NAMED_TYPES:
-                raise ValueError(f"unknown compartment {name!r}; choose from {', '.join(NAMED_TYPES)}")
-        if not set(self.centre_axes) <= set("xyz"):
-            raise ValueError(f"centre_axes must be letters of 'xyz', came {self.centre_axes!r}")
-
-    @property
-    def kept_types(self) -> list[int]:
-        return [NAMED_TYPES[name] for name in self.compartments or NAMED_TYPES]
+from nissl.datasets.cell_graph import CellGraph
+from nissl.datasets.morphology_cache import DiskCache
+from nissl.datasets.morphology_tissue import upright
+from nissl.datasets.swc_cells import Preprocessing, read_source
+from nissl.datasets.swc_files import ARCHIVES, check_source
+from nissl.datasets.swc_report import SwcReport
 
 
 @dataclass
@@ -62,6 +29,7 @@ class Collection:
     Attributes:
         cells: in the order of the table, or of the files without one.
         labels: class name of each cell.
+        sources: name of the archive or folder of each cell.
         files: what was read.
         reports: one per file that had findings.
         left_out: (cell, reason).
@@ -69,6 +37,7 @@ class Collection:
 
     cells: list[CellGraph] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     reports: list[SwcReport] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -92,6 +61,8 @@ def read_collection(
     preprocessing: Preprocessing,
     unmatched: Literal["error", "skip"] = "error",
     pattern: str = "*.swc",
+    upright_columns: Mapping[str, str] | None = None,
+    cache: DiskCache | None = None,
 ) -> Collection:
     """Read every SWC file of `paths`.
 
@@ -103,6 +74,8 @@ def read_collection(
         preprocessing: how files become cells.
         unmatched: what to do about rows without a file, files without a row, and empty labels.
         pattern: which paths inside folder or archive are neurons, see `members`.
+        upright_columns: axis -> column of the table with an angle in degrees, see `upright`.
+        cache: see `read_source`.
 
     Raises:
         ValueError: for missing paths, columns, files or labels, and for files that cannot be repaired; all at once.
@@ -115,18 +88,35 @@ def read_collection(
     table = None if metadata is None else _read_table(Path(metadata), label, sources)
     collection = Collection(files=[] if metadata is None else [Path(metadata)])
 
-    seen: dict[tuple[str, str], CellGraph] = {}
+    if table is None and upright_columns:
+        raise ValueError("dataset.upright takes angles from a metadata table; set dataset.metadata")
+    seen: dict[tuple[str, str], tuple[CellGraph, str]] = {}
     failures: list[str] = []
     without_row: list[str] = []
+    num_files = 0
     for source in sources:
-        for member in members(source, collection.files, pattern):
-            if table is not None and member.key not in table.index:
-                without_row.append(member.key[1])
+        name = source_name(source)
+        read = read_source(source, collection.files, preprocessing, pattern, cache)
+        num_files += len(read.paths)
+        rowless = set() if table is None else {key[1] for key in read.paths if key not in table.index}
+        without_row += sorted(rowless)
+        collection.reports += [report for report in read.reports if report.file not in rowless]
+        collection.left_out += [(path, reason) for path, reason in read.left_out if path not in rowless]
+        failures += [message for path, message in read.failures.items() if path not in rowless]
+        for key, cell in zip(read.keys, read.cells, strict=True):
+            if key[1] in rowless:
                 continue
-            cell = _read_cell(member, preprocessing, collection, failures)
-            if cell is not None:
-                seen[member.key] = cell
-    if not seen and not failures and not collection.left_out and not without_row:
+            if table is None:
+                collection.cells.append(cell)
+                collection.labels.append(Path(key[1]).parent.name or name)
+                collection.sources.append(name)
+            elif key in seen:
+                raise ValueError(
+                    f"'{key[1]}' is in two of {', '.join(map(str, sources))}; the table cannot tell them apart"
+                )
+            else:
+                seen[key] = cell, name
+    if num_files == 0:
         raise ValueError(f"no file in {', '.join(map(str, sources))} matches {pattern!r}")
     if failures:
         raise ValueError(
@@ -134,15 +124,19 @@ def read_collection(
             + "\n  ".join(failures[:5])
             + ("\n  ..." if len(failures) > 5 else "")
         )
-    if table is None:
-        for key, cell in seen.items():
-            collection.cells.append(cell)
-            collection.labels.append(Path(key[1]).parent.name or sources[0].name)
-    else:
+    if table is not None:
         _attach_labels(seen, table, label, without_row, unmatched, collection)
+    if upright_columns:
+        collection.cells = [upright(cell, upright_columns) for cell in collection.cells]
     if not collection.cells:
         raise ValueError(f"no cell is left of {', '.join(map(str, sources))}:\n  {collection.summary()}")
     return collection
+
+
+def source_name(source: Path) -> str:
+    """Name of an archive without its endings, or of a folder."""
+    ending = next((ending for ending in sorted(ARCHIVES, key=len, reverse=True) if source.name.endswith(ending)), "")
+    return source.name.removesuffix(ending)
 
 
 def _read_table(path: Path, label: str, sources: list[Path]) -> pd.DataFrame:
@@ -170,38 +164,8 @@ def _read_table(path: Path, label: str, sources: list[Path]) -> pd.DataFrame:
     return table
 
 
-def _read_cell(
-    member: Member, preprocessing: Preprocessing, collection: Collection, failures: list[str]
-) -> CellGraph | None:
-    name = member.key[1]
-    rules = preprocessing.rules
-    kept = preprocessing.kept_types
-    try:
-        drop_types = [t for t in NAMED_TYPES.values() if t not in kept]
-        cell, report = parse_swc(member.content, name, replace(rules, drop_types=drop_types))
-    except SwcError as error:
-        collection.reports.append(error.report)
-        if error.finding.code in CANNOT_BE_CELLS and rules.policy == "repair":
-            collection.left_out.append((name, error.finding.code))
-        else:
-            failures.append(str(error))
-        return None
-    assert cell is not None, "a policy that returns no cell was let through"
-    if preprocessing.compartments is not None:
-        if np.all(cell.type == 0):
-            failures.append(f"'{name}' has no types, so compartments cannot be chosen; pass dataset.compartments=null")
-            return None
-        cell = select_compartments(cell, kept, rules.max_gap_um, report)
-    if report.findings:
-        collection.reports.append(report)
-    if len(cell) < preprocessing.min_nodes:
-        collection.left_out.append((name, f"{len(cell)} nodes, fewer than min_nodes={preprocessing.min_nodes}"))
-        return None
-    return centred(cell, preprocessing.centre_axes)
-
-
 def _attach_labels(
-    seen: dict[tuple[str, str], CellGraph],
+    seen: dict[tuple[str, str], tuple[CellGraph, str]],
     table: pd.DataFrame,
     label: str,
     without_row: list[str],
@@ -226,32 +190,7 @@ def _attach_labels(
     for key, row in table.iterrows():
         assert isinstance(key, tuple)
         if key in seen and row[label]:
-            collection.cells.append(replace(seen[key], meta={str(k): str(v) for k, v in row.items()}))
+            cell, source = seen[key]
+            collection.cells.append(replace(cell, meta={str(k): str(v) for k, v in row.items()}))
             collection.labels.append(str(row[label]))
-
-
-def select_compartments(
-    cell: CellGraph, kept_types: Sequence[int], max_gap_um: float = np.inf, report: SwcReport | None = None
-) -> CellGraph:
-    """The nodes of some types, connected again across what was taken out; node 0 always stays."""
-    keep = np.isin(cell.type, list(kept_types))
-    keep[0] = True
-    if keep.all():
-        return cell
-    row = np.cumsum(keep) - 1
-    above = cell.parent[keep]
-    whole = (above >= 0) & keep[np.maximum(above, 0)]
-    parent = np.where(whole, row[np.maximum(above, 0)], -1).astype(np.int32)
-    part = replace(cell, pos=cell.pos[keep], radius=cell.radius[keep], type=cell.type[keep], parent=parent)
-    joins = join_components(part.pos, parent, 0, max_gap_um)
-    if joins.lengths_um and report is not None:
-        report.findings.append(
-            Finding("cut_by_selection", "warning", len(joins.lengths_um), (), f"compartments kept: {joins}")
-        )
-    return take(part, parent, 0)
-
-
-def centred(cell: CellGraph, axes: str) -> CellGraph:
-    """The cell moved so that its soma is at 0 along the given axes."""
-    offset = np.array([cell.pos[0, k] if axis in axes else 0.0 for k, axis in enumerate("xyz")])
-    return cell.moved(cell.pos - offset)
+            collection.sources.append(source)

@@ -4,19 +4,24 @@ The laws are those of GraphDINO (Weis et al. 2023, https://openreview.net/forum?
 marissaweis/ssl_neuron@0a292e7178), in an exact fast form: with nodes in depth-first order a subtree is an interval, so
 cutting a branch marks an interval; and after thinning, the parent of a kept node is its nearest kept ancestor.
 
-Departures, each a setting with a "reference" value:
+Departures, each a setting; `reference` takes back all of them:
 - rotation is a rotation (the reference zeroes a row and a column of a 3D rotation; what is left squashes by a median
   area factor of 0.5 and mirrors half of the time);
 - strengths are standard deviations in um, one number or one per axis (the reference's `jitter_var` is one as well,
   despite its name; the paper calls them variances);
 - a cut goes above the drawn node (the reference takes whichever neighbour its set lists first);
-- the soma is never cut off; a cell smaller than `num_nodes` keeps all its nodes instead of being left out.
+- the soma is never cut off. A soma with one neurite counts as a tip in the reference, with the unbranched trunk that
+  leaves it; a cut drawn there is wasted, because it would leave too little;
+- a cell smaller than `num_nodes` keeps all its nodes instead of being left out of the training.
+
+Local views, which the reference does not have, are connected pieces around a random node, for a student that is to
+tell the whole from a part (multi-crop, Caron et al. 2020, https://arxiv.org/abs/2006.09882).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numba
@@ -41,6 +46,12 @@ class ViewSettings:
         shift_std_um: standard deviation of the one vector that moves the whole cell.
         scale_log_std: standard deviation of the log of one factor for the whole cell; 0 in the reference. Removes size,
             and with it any type that differs by size alone.
+        num_views: whole views per item; two in the reference.
+        num_local_views: further views of a piece.
+        local_share: part of the cell's nodes in a piece, before thinning.
+        local_nodes: nodes of a local view.
+        reference: everything as published: `cut_edge="random"`, `rotation="reference"` (unless there is none), wasted
+            cuts, and no training on cells with fewer than `num_nodes` nodes.
     """
 
     num_nodes: int
@@ -52,10 +63,23 @@ class ViewSettings:
     jitter_std_um: float | Sequence[float] = 0.0
     shift_std_um: float | Sequence[float] = 0.0
     scale_log_std: float = 0.0
+    num_views: int = 2
+    num_local_views: int = 0
+    local_share: float = 0.3
+    local_nodes: int = 50
+    reference: bool = False
 
     def __post_init__(self) -> None:
         if self.num_nodes < 2:
             raise ValueError(f"num_nodes must be at least 2, came {self.num_nodes}")
+        if self.num_views < 2:
+            raise ValueError(f"num_views must be at least 2, came {self.num_views}")
+        if self.num_local_views < 0:
+            raise ValueError(f"num_local_views must be 0 or more, came {self.num_local_views}")
+        if not 0 < self.local_share <= 1:
+            raise ValueError(f"local_share must be above 0 and at most 1, came {self.local_share}")
+        if self.local_nodes < 2:
+            raise ValueError(f"local_nodes must be at least 2, came {self.local_nodes}")
         if self.scale_log_std < 0:
             raise ValueError(f"scale_log_std must be 0 or more, came {self.scale_log_std}")
         if self.num_drop_branches < 0:
@@ -72,6 +96,19 @@ class ViewSettings:
             std = np.atleast_1d(np.asarray(getattr(self, name), float))
             if std.shape not in {(1,), (3,)} or not np.all(std >= 0):
                 raise ValueError(f"{name} must be one number >= 0 or three (x, y, z), came {getattr(self, name)!r}")
+        if self.reference:
+            ours = {"mirror": self.mirror, "scale_log_std": self.scale_log_std, "num_local_views": self.num_local_views}
+            extra = [name for name, value in ours.items() if value]
+            if extra or self.num_views != 2:
+                raise ValueError(
+                    f"reference=true allows nothing the reference lacks: {', '.join(extra or ['num_views'])}"
+                )
+
+    def resolved(self) -> ViewSettings:
+        """With `reference` written out as the settings it stands for."""
+        if not self.reference:
+            return self
+        return replace(self, cut_edge="random", rotation="none" if self.rotation == "none" else "reference")
 
 
 @dataclass(frozen=True)
@@ -105,9 +142,34 @@ class CachedTree:
 
 def draw_view(tree: CachedTree, settings: ViewSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One augmented view: positions (n, 3) float32 um and parents (n,) int32, soma first, parents first."""
+    settings = settings.resolved()
     alive = drop_branches(tree, settings, rng)
     kept, parent = subsample(tree.parent, alive, min(settings.num_nodes, int(alive.sum())), rng)
     return augment_positions(tree.pos[kept], settings, rng), parent
+
+
+def draw_local_view(
+    tree: CachedTree, settings: ViewSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One augmented view of a connected piece, as `draw_view`; its first node is the one nearest to the soma."""
+    wanted = max(int(round(settings.local_share * len(tree))), min(settings.local_nodes, len(tree)))
+    piece = np.flatnonzero(neighbourhood(tree.parent, tree.size, int(rng.integers(len(tree))), wanted))
+    row = np.zeros(len(tree), np.int32)
+    row[piece] = np.arange(len(piece), dtype=np.int32)
+    parent = row[np.maximum(tree.parent[piece], 0)]
+    parent[0] = -1
+    kept, parent = subsample(parent, np.ones(len(piece), bool), min(settings.local_nodes, len(piece)), rng)
+    return augment_positions(tree.pos[piece[kept]], settings, rng), parent
+
+
+def draw_views(
+    tree: CachedTree, settings: ViewSettings, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All views of one item, one at a time: `num_views` whole ones, then `num_local_views` of a piece."""
+    for _ in range(settings.num_views):
+        yield draw_view(tree, settings, rng)
+    for _ in range(settings.num_local_views):
+        yield draw_local_view(tree, settings, rng)
 
 
 # Topology -------------------------------------------------------------------------------------------------------------
@@ -135,13 +197,50 @@ def drop_branches(tree: CachedTree, settings: ViewSettings, rng: np.random.Gener
     """
     if settings.num_drop_branches == 0:
         return np.ones(len(tree), bool)
+    pool = np.flatnonzero(tree.terminal)
+    if settings.reference:
+        pool = np.union1d(pool, unbranched_trunk(tree.parent))
     return _cut(
         tree.size,
-        np.flatnonzero(tree.terminal),
+        pool,
         settings.num_nodes,
         settings.cut_edge == "random",
         rng.random((settings.num_drop_branches, 2)),
     )
+
+
+def unbranched_trunk(parent: np.ndarray) -> np.ndarray:
+    """Nodes from a soma with a single neurite to the first branch point, that one not included; else none."""
+    children = np.bincount(parent[1:], minlength=len(parent))
+    if children[0] != 1:
+        return np.empty(0, np.int64)
+    return np.arange(int(np.argmax(children != 1)))  # in depth-first order an only child is the next node
+
+
+@numba.njit(cache=True)
+def neighbourhood(parent: np.ndarray, size: np.ndarray, start: int, count: int) -> np.ndarray:
+    """The `count` nodes nearest to `start` by steps along the tree, (N,) bool: a connected piece."""
+    n = len(parent)
+    inside = np.zeros(n, np.bool_)
+    queue = np.empty(n, np.int64)
+    queue[0], head, tail = start, 0, 1
+    inside[start] = True
+    while head < tail and tail < count:
+        node = queue[head]
+        head += 1
+        above = parent[node]
+        if above >= 0 and not inside[above]:
+            inside[above] = True
+            queue[tail] = above
+            tail += 1
+        child, end = node + 1, node + size[node]
+        while child < end and tail < count:
+            if not inside[child]:
+                inside[child] = True
+                queue[tail] = child
+                tail += 1
+            child += size[child]
+    return inside
 
 
 @numba.njit(cache=True)
