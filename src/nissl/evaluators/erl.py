@@ -164,7 +164,7 @@ class ERL:
                 scalars |= {f"erl_spines/{name}": value for name, value in counted.items()}
         figures = {"runs": _runs_figure(runs), "gains": _gains_figure(sites, runs)}
         if sites:
-            figures["error_sites"] = sites_figure(sites[:SITES_SHOWN], volumes, segmentations)
+            figures["error_sites"] = sites_figure(_one_per_rank(sites)[:SITES_SHOWN], volumes, segmentations)
         return Result(scalars, figures, tables, notes=[self._note(runs, volumes)])
 
     def _note(self, runs: RunLengths, volumes: Sequence[AnnotatedVolume]) -> str:
@@ -255,12 +255,19 @@ def _segment_rows(runs: RunLengths) -> list[dict[str, Any]]:
 def _site_rows(
     skeletons: Skeletons, runs: RunLengths, volumes: Sequence[AnnotatedVolume], parts: Parts, limit: int
 ) -> list[dict[str, Any]]:
-    """Error sites with the ids and voxel coordinates of the files they came from."""
+    """Error sites with the ids and voxel coordinates of the files they came from.
+
+    Sites with one `rank` belong to one merger and must be put right together.
+    """
     firsts = np.cumsum([0, *(len(segments) for _, segments in parts)])
     neuron = np.concatenate([part.skeleton_of for part, _ in parts])
     segment = np.concatenate([segments for _, segments in parts])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    rank, before = 0, (-1, "")
     for site in error_sites(skeletons, runs, limit):
+        this = (int(runs.node_segment[site.node]), site.kind)
+        rank += site.kind != "merge" or this != before
+        before = this
         volume = volumes[int(np.searchsorted(firsts, site.node, side="right")) - 1]
         size = np.asarray(volume.voxel_size_zyx_nm)
         voxel = np.rint(np.asarray(site.position_zyx_nm) / size).astype(int) + volume.offset_zyx
@@ -268,7 +275,7 @@ def _site_rows(
         other = site.other_node
         rows.append(
             {
-                "rank": len(rows) + 1,
+                "rank": rank,
                 "kind": site.kind,
                 "gain_nm": site.gain_nm,
                 "cable_nm": site.cable_nm,
@@ -285,6 +292,10 @@ def _site_rows(
             }
         )
     return rows
+
+
+def _one_per_rank(sites: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [site for i, site in enumerate(sites) if i == 0 or site["rank"] != sites[i - 1]["rank"]]
 
 
 def _runs_figure(runs: RunLengths) -> Figure:
@@ -310,6 +321,7 @@ def _runs_figure(runs: RunLengths) -> Figure:
 def _gains_figure(sites: Sequence[dict[str, Any]], runs: RunLengths) -> Figure:
     """Edge classes as one bar, and what the most costly sites would recover."""
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.patches import Patch
 
     colours = {"correct": "#009E73", "omitted": "#56B4E9", "split": "#F0E442", "merged": "#D55E00"}
     of_kind = {"omission": "#56B4E9", "split": "#F0E442", "merge": "#D55E00"}
@@ -322,15 +334,16 @@ def _gains_figure(sites: Sequence[dict[str, Any]], runs: RunLengths) -> Figure:
         left += share
     top.set(yticks=[], xlim=(0, 1), xlabel="share of ground-truth cable")
     top.legend(ncols=4, frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    shown = sites[:40]
+    shown = _one_per_rank(sites)[:40]
     for name, colour in of_kind.items():
         at = [row["rank"] for row in shown if row["kind"] == name]
         gain = [row["gain_nm"] for row in shown if row["kind"] == name]
-        bottom.bar(at, gain, color=colour, label=name, edgecolor="0.3", linewidth=0.3)
-    bottom.set(xlabel="error site, most costly first", ylabel="run length\nrecovered (nm)")
-    bottom.legend(frameon=False, fontsize=8)
+        bottom.bar(at, gain, color=colour, edgecolor="0.3", linewidth=0.3)
+    patches = [Patch(facecolor=colour, edgecolor="0.3", linewidth=0.3, label=name) for name, colour in of_kind.items()]
+    bottom.legend(handles=patches, frameon=False, fontsize=8)
+    bottom.set(xlabel="error, most costly first", ylabel="run length\nrecovered (nm)")
     caption = (
         f"Above: what becomes of {runs.total_nm / 1e3:.1f} um of cable. Below: how much the expected run length of "
-        f"{runs.erl_nm:.0f} nm (of {runs.gt_erl_nm:.0f} possible) would rise if this one site were put right."
+        f"{runs.erl_nm:.0f} nm (of {runs.gt_erl_nm:.0f} possible) would rise if this one error were put right."
     )
     return Figure.from_matplotlib(figure, caption)

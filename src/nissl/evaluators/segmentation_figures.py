@@ -77,7 +77,7 @@ def sections_figure(
     grey = grey_levels(volume.raw)
     found, main_object = _partners(truth, segmentation)
     errors = _errors(truth, found, main_object)
-    canvas = Canvas(figsize=(12.5, 9.5))
+    canvas = Canvas(figsize=(12.5, 8.5))
     axes = canvas.subplots(3, 4, gridspec_kw={"hspace": 0.25, "wspace": 0.25})  # constrained layout takes seconds
     size = np.asarray(volume.voxel_size_zyx_nm)
     for row, (name, axis) in enumerate(PLANES):
@@ -98,7 +98,7 @@ def sections_figure(
             if row == 0:
                 ax.set_title(("image", "true objects", "segments", "errors")[column], fontsize=10)
     patches = [Patch(color=np.array(colour) / 255, label=name) for name, colour in ERROR_COLOURS.items()]
-    canvas.legend(handles=patches, loc="lower right", bbox_to_anchor=(0.9, 0.02), ncols=3, frameon=False, fontsize=9)
+    canvas.legend(handles=patches, loc="lower right", bbox_to_anchor=(0.9, 0.01), ncols=3, frameon=False, fontsize=9)
     shares = [float(np.mean(errors[truth > 0] == k)) if (truth > 0).any() else 0.0 for k in (BLANK, MERGED, SPLIT)]
     caption = (
         f"{volume.name}: sections through the middle of the volume, voxels of "
