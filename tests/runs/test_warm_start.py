@@ -89,7 +89,7 @@ def test_a_cancelled_training_gets_its_signal(warm: WarmStart, tmp_path: Path) -
     program = (
         "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nprint('here', flush=True)\n"
     )
-    (tmp_path / "stops.py").write_text(program + "time.sleep(60)\n")
+    (tmp_path / "stops.py").write_text(program + "while True: time.sleep(0.05)\n")
     executor = warm_executor(warm, 1)
     handle = executor.submit([sys.executable, str(tmp_path / "stops.py")], tmp_path / "log")
     while "here" not in (tmp_path / "log").read_text():

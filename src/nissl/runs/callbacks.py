@@ -171,7 +171,11 @@ class Checkpoints(Checkpoint):
 
 
 class RandomState(Callback):
-    """Saves the global random states with every checkpoint and restores them before the first resumed epoch."""
+    """Saves the global random states with every checkpoint and restores them before the first resumed epoch.
+
+    Of a distributed training, those of all processes: each goes on with its own. Resumed with more processes than it
+    was saved with, the further ones begin with states of their own seed.
+    """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
@@ -191,10 +195,12 @@ class RandomState(Callback):
         }
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state_all()
-        return state
+        return {"processes": _of_all_processes(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
+        states = state_dict.get("processes", [state_dict])  # checkpoints of before hold that of the first process
+        rank = torch.distributed.get_rank() if _is_distributed() else 0
+        self._restored = states[rank] if rank < len(states) else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         state, self._restored = self._restored, None
@@ -207,3 +213,16 @@ class RandomState(Callback):
         np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _of_all_processes(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """A value of each process, in the order of their ranks; every process must ask."""
+    if not _is_distributed():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values

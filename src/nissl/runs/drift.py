@@ -29,7 +29,7 @@ class Drift:
         matters: whether it can change the run's numbers.
     """
 
-    topic: Literal["code", "data", "packages", "machine"]
+    topic: Literal["folder", "code", "data", "packages", "machine"]
     text: str
     matters: bool
 
@@ -51,8 +51,17 @@ def verify(folder: Path, moved: dict[str, str] | None = None, repository: Path =
     if not (folder / "provenance.json").exists():
         raise ValueError(f"{folder} has no provenance.json: it is no run, or it stopped before it began to train")
     recorded = read_json(folder / "provenance.json")
-    found = [*_code(folder, recorded.get("git") or {}, repository), *_data(recorded.get("data", []), moved or {})]
+    found = [*_folder(folder), *_code(folder, recorded.get("git") or {}, repository)]
+    found += _data(recorded.get("data", []), moved or {})
     return [*found, *_packages(recorded.get("packages") or {}), *_machine(recorded)]
+
+
+def _folder(folder: Path) -> Iterator[Drift]:
+    """Where the run's own folder was."""
+    config = folder / "config.yaml"
+    line = re.search(r"^run_dir: (.+)$", config.read_text(), flags=re.MULTILINE) if config.exists() else None
+    if line and Path(line[1].strip("'\"")) != folder.resolve():
+        yield Drift("folder", f"was {line[1]} when the run was made", False)
 
 
 def _git(repository: Path, *words: str) -> bytes | None:

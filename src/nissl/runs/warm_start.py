@@ -130,7 +130,10 @@ class WarmStart:
         if self._server is None or self._server.poll() is not None:
             Path(self._address).unlink(missing_ok=True)
             command = [sys.executable, "-m", __name__, self._address]
-            self._server = subprocess.Popen(command, env={**os.environ, **dict.fromkeys(_THREADS, "1")})
+            # What command_line sets before the first import of torch must be there when the server imports it.
+            reproducible = {"MKL_CBWR": "AUTO,STRICT"}
+            single = dict.fromkeys(_THREADS, "1")
+            self._server = subprocess.Popen(command, env={**reproducible, **os.environ, **single})
         connection = socket.socket(socket.AF_UNIX)
         deadline = time.monotonic() + _PATIENCE_S
         while connection.connect_ex(self._address) != 0:
