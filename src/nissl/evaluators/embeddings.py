@@ -39,10 +39,13 @@ def embed_split(model: nn.Module, data: Any, split: str, draws: Draws = 1) -> np
 
     if not hasattr(source, "unaugmented"):
         return embedded(source.split(split))
+    # A source that keeps encodings never computes those of a graph twice, not even in another process.
+    keeps = hasattr(source, "encodings") and hasattr(model, "position_encoder")
+    encode: dict[str, Any] = {"encode": model.position_encoder()} if keeps else {}  # type: ignore[operator]
     if draws == "all":
-        return embedded(source.unaugmented(split, "all"))
-    first = embedded(source.unaugmented(split))
-    others = [embedded(source.unaugmented(split, draw)) for draw in range(1, draws)]
+        return embedded(source.unaugmented(split, "all", **encode))
+    first = embedded(source.unaugmented(split, **encode))
+    others = [embedded(source.unaugmented(split, draw, **encode)) for draw in range(1, draws)]
     return np.mean([first, *others], axis=0)
 
 
