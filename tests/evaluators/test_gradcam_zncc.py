@@ -38,7 +38,8 @@ def task() -> Any:
 def measure(task: Any, source: Any, **changes: Any) -> Any:
     values = yaml.safe_load((CONF / "evaluator/gradcam_zncc.yaml").read_text())["gradcam_zncc"]
     del values["_target_"]
-    return GradcamZncc(**{**values, "which": "all", **changes})(task, SimpleNamespace(source=source))
+    fewer = {"consensus_draws": 20, "mantel_draws": 9}
+    return GradcamZncc(**{**values, "which": "all", **fewer, **changes})(task, SimpleNamespace(source=source))
 
 
 def test_the_sum_is_that_of_the_matrix_of_mean_maps(task: Any, source: CalciumSimulated) -> None:
@@ -76,6 +77,42 @@ def test_both_answers_stand_in_the_notes(task: Any, source: CalciumSimulated) ->
     assert f"{result.scalars['zncc_evoked/truth_r_disjoint']:.3f}" in note
 
 
+def test_cells_get_scores_clusters_and_a_p_for_a_named_set(task: Any, source: CalciumSimulated) -> None:
+    result = measure(task, source, named_sets=[["1", "4"]])
+    scores = result.arrays["cells_direct"]
+    matrix = result.arrays["matrix_zncc"]
+    assert scores.shape == (4, 4) and scores[0, 1] == pytest.approx(matrix[0, 1])
+    pairs = result.tables["cell_pairs"]
+    assert len(pairs) == 6 and pairs[0]["direct"] == max(row["direct"] for row in pairs)
+    assert all(0 <= row["clustered_together"] <= 1 for row in pairs)
+    assert 1 / 6 <= result.scalars["zncc/named_set_p_1_4_direct"] <= 1
+    assert {row["threshold"] for row in result.tables["clusters"]} == {0.3, 0.5, 0.7}
+
+
+def test_distance_is_measured_and_taken_out(task: Any, source: CalciumSimulated) -> None:
+    result = measure(task, source)
+    residual = result.arrays["matrix_without_distance"]
+    assert np.nanmean(residual) == pytest.approx(0, abs=1e-9)
+    assert -1 <= result.scalars["zncc/distance_rho_mean"] <= 1
+    assert result.scalars["zncc/disjoint_beyond_targets"] < 1
+    assert 0 < result.scalars["zncc/truth_p_given_distance"] <= 1
+
+
+def test_reliability_of_each_pattern_stands_in_the_table(task: Any, source: CalciumSimulated) -> None:
+    result = measure(task, source)
+    column = np.array([row["reliability"] for row in result.tables["patterns"]])
+    assert result.scalars["zncc/reliability"] == pytest.approx(np.nanmedian(column))
+
+
+def test_the_network_and_day_asked_for_are_read(task: Any, source: CalciumSimulated) -> None:
+    networks = [SimpleNamespace(seed=0, day="other", model=None, device=None),
+                SimpleNamespace(seed=0, day="POD0", model=task.model, device=task.device)]  # fmt: skip
+    several = measure(SimpleNamespace(networks=networks), source, day="POD0")
+    assert several.scalars["zncc/sum"] == measure(task, source).scalars["zncc/sum"]
+    with pytest.raises(ValueError, match="no day 'POD9'"):
+        measure(task, source, day="POD9")
+
+
 def test_the_task_is_left_as_it_was(task: Any, source: CalciumSimulated) -> None:
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     measure(task, source)
@@ -85,7 +122,7 @@ def test_the_task_is_left_as_it_was(task: Any, source: CalciumSimulated) -> None
 
 def test_figures_show_maps_matrices_and_truth(task: Any, source: CalciumSimulated) -> None:
     figures = measure(task, source, order="cluster").figures
-    assert set(figures) == {"maps", "matrix", "truth"}
+    assert set(figures) == {"maps", "matrix", "truth", "cells", "clusters", "distance"}
     assert all(figure.png.startswith(b"\x89PNG") for figure in figures.values())
 
 
@@ -96,7 +133,8 @@ def test_a_network_that_names_nothing_rightly_leaves_undefined_rows(task: Any, s
     result = measure(blind, source, which="correct")
     assert result.scalars["zncc/undefined_maps"] == 11
     assert any("no usable frame" in note for note in result.notes)
-    assert result.scalars["zncc/dead_maps"] > 0 and set(result.figures) == {"maps", "matrix", "truth"}
+    assert result.scalars["zncc/dead_maps"] > 0
+    assert set(result.figures) == {"maps", "matrix", "truth", "cells", "clusters"}
 
 
 def test_cells_of_one_module_are_told_apart_by_a_matrix_that_shows_it(source: CalciumSimulated) -> None:
@@ -117,12 +155,14 @@ def test_classes_from_a_covariate_need_no_idle_frames_and_no_positions(task: Any
         patterns=[Pattern((f"class {i}",)) for i in range(11)],
         cells=CellTable(tuple(f"class {i}" for i in range(11))),
         truth=None,
+        days=("",),
     )
+    plain.of_day = lambda name: plain
     result = measure(task, plain)
-    assert "matrix_zncc_evoked" not in result.arrays and set(result.figures) == {"maps", "matrix"}
+    assert "matrix_zncc_evoked" not in result.arrays and set(result.figures) == {"maps", "matrix", "cells"}
     assert any("evoked-map baseline skipped" in note for note in result.notes)
 
 
 def test_an_unknown_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="weight='pixel' is unknown"):
-        GradcamZncc("train", "all", "gradcam", None, "l2", "pixel", "cell", [], 8)
+        GradcamZncc("train", "all", "gradcam", None, "l2", "pixel", "cell", [], None, [], [], 0.3, 0, 9, 0, 8)

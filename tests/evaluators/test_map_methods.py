@@ -12,7 +12,7 @@ import yaml
 
 from nissl.datasets.calcium import CalciumSimulated
 from nissl.evaluators.map_baselines import untrained_copy
-from nissl.evaluators.map_methods import MapMethods, look
+from nissl.evaluators.map_methods import MapMethods, look, stability_rows
 from nissl.evaluators.map_saliency import parse_saliency
 from nissl.evaluators.pattern_maps import collect_maps
 from nissl.models.stimulus_cnn import StimulusCNN
@@ -100,6 +100,16 @@ def test_the_task_and_the_global_generator_are_left_alone(task: Any) -> None:
 def test_unknown_choices_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_stability_compares_methods_network_by_network_and_networks_within_a_method() -> None:
+    cells = [("1",), ("2",), ("3",), ("4",)]
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 4, 4))
+    rows = stability_rows({"a": [first, second], "b": [2 * first, 3 * second]}, cells)
+    found = {(row["method"], row["other"]): row["all"] for row in rows}
+    assert found["a", "b"] == pytest.approx(1) and found["a", "other networks"] == found["b", "other networks"] < 1
+    assert len(stability_rows({"a": [first]}, cells)) == 0
 
 
 def test_names_carry_their_options() -> None:

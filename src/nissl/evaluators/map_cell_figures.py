@@ -6,13 +6,17 @@ Colours: RdBu for signed scores on one scale, Okabe-Ito colours for groups; both
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from scipy.cluster import hierarchy
 
 from nissl.evaluators.functional_connectivity import link_cells
+from nissl.evaluators.map_cells import Distance
+from nissl.evaluators.pattern_distance import disjoint_pairs
 from nissl.evaluators.result import Figure
+from nissl.evaluators.zncc import single_pairs
 
 WORDS = {"direct": "direct score F_d", "profile": "profile score F_p"}
 STRONG = 0.5  # quantile of the scores above which an edge is drawn, where no threshold is given
@@ -111,7 +115,7 @@ def _graph(ax: Any, values: np.ndarray, cells: Sequence[str], source: Any, lowes
     low, high = np.percentile(source.mean_image[source.mask], [1, 99.5])
     ax.imshow(source.mean_image, cmap="gray", vmin=low, vmax=high)
     place = {name: source.cells.positions_px[i] for i, name in enumerate(source.cells.names)}
-    for i, k in zip(*np.triu_indices(len(cells), 1), strict=True):
+    for i, k in combinations(range(len(cells)), 2):
         if values[i, k] >= lowest:  # False for NaN
             (y0, x0), (y1, x1) = place[cells[i]], place[cells[k]]
             share = (values[i, k] - lowest) / max(widest - lowest, 1e-9)
@@ -132,3 +136,36 @@ def draw_scale_bar(ax: Any, shape: tuple[int, ...], um_per_px: float) -> None:
     y, x = shape[0] * 0.94, shape[1] * 0.05
     ax.plot([x, x + length / um_per_px], [y, y], color="white", lw=3, solid_capstyle="butt")
     ax.text(x, y - 0.02 * shape[0], f"{length} µm", color="white", fontsize=7, va="bottom")
+
+
+def distance(matrix: np.ndarray, found: Distance, patterns: Sequence[Sequence[str]], in_um: bool) -> Figure:
+    """ZNCC of disjoint pairs against the mean distance of their targets, and what is left without it."""
+    from matplotlib.figure import Figure as Canvas
+
+    chosen = disjoint_pairs(patterns) & ~np.isnan(found.residual)
+    singles = single_pairs(patterns) & chosen
+    canvas = Canvas(figsize=(8.2, 3.4), layout="constrained")
+    axes = canvas.subplots(1, 2, sharex=True)
+    unit = "µm" if in_um else "px"
+    for ax, values, title in zip(
+        axes, (matrix, found.residual), ("ZNCC", "ZNCC without distance and overlap"), strict=True
+    ):
+        rest = chosen & ~singles
+        ax.scatter(found.mean_um[rest], values[rest], s=7, color="#56B4E9", linewidths=0, label="with a pair")
+        ax.scatter(found.mean_um[singles], values[singles], s=16, color="#D55E00", linewidths=0, label="single cells")
+        ax.axhline(0, color="black", lw=0.7, linestyle=":")
+        ax.set(xlabel=f"mean distance of the targets ({unit})", ylabel=title)
+    fitted = (matrix - found.residual)[chosen]
+    order = np.argsort(found.mean_um[chosen])
+    axes[0].plot(
+        found.mean_um[chosen][order], fitted[order], ".", color="black", ms=2, label="fit: distance, decay, overlap"
+    )
+    axes[0].legend(fontsize=7, frameon=False)
+    pairs = np.argwhere(chosen)
+    columns = [found.mean_um[chosen], found.smallest_um[chosen], found.overlap[chosen], matrix[chosen]]
+    return Figure.from_matplotlib(
+        canvas,
+        "Pairs of patterns without a common cell against the distance of their targets; neighbours resemble each other "
+        "without any connection, so the right side is what may speak of one.",
+        {"pairs": np.column_stack([pairs, *columns, found.residual[chosen]])},
+    )

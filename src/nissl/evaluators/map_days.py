@@ -234,7 +234,7 @@ class MapDays:
 
     def _told(self, prefix: str, changes: dict[str, Change]) -> dict[str, float]:
         """The summary's numbers: of the sum and the declared statistics, the latter also with Holm's correction."""
-        told = {}
+        told: dict[str, float] = {}
         declared = holm({name: changes[name].p for name in DECLARED if name in changes})
         for name in TOLD:
             if name not in changes:
@@ -284,7 +284,7 @@ class MapDays:
         named = statistic_weights([cells[i] for i in shown])
         weights = np.stack(list(named.values()))
         before, after = (statistics(image[None, shown], weights)[0] for image in images)
-        told = {}
+        told: dict[str, float] = {}
         for k, name in enumerate(named):
             if name in TOLD:
                 told[f"days_truth/{name}_reference"] = float(before[k])
@@ -309,7 +309,7 @@ class MapDays:
         places = (positions + 0.5) * scale - 0.5
         hidden = disc_maps(cells, source.cells.names, places, reach, entry.mask.shape)[:, entry.mask]
         disjoint = statistic_weights(cells)["disjoint"]
-        told = {}
+        told: dict[str, float] = {}
         for label, own in zip(("reference", "day"), rows, strict=True):
             values = [zncc_outside(r.maps(), hidden)[0] for r in own]
             told[f"days/disjoint_beyond_targets_{label}"] = float(

@@ -12,7 +12,12 @@ from nissl.evaluators.gradcam import upsample
 from nissl.evaluators.result import Figure
 from nissl.evaluators.zncc import CLASSES, pair_classes, single_pairs
 
-TITLES = {"zncc": "maps of the network", "zncc_evoked": "evoked maps (no network)", "zncc_truth": "truth (simulated)"}
+TITLES = {
+    "zncc": "maps of the network",
+    "zncc_pattern": "activation patterns",
+    "zncc_evoked": "evoked maps (no network)",
+    "zncc_truth": "truth (simulated)",
+}
 PAIRS_SHOWN = 3
 
 
@@ -109,7 +114,7 @@ def truth_scatter(matrices: dict[str, np.ndarray], cells: Sequence[Sequence[str]
         "disjoint": (upper & (classes == CLASSES.index("disjoint")) & ~singles, "#56B4E9"),
         "disjoint singles": (singles, "#D55E00"),
     }
-    recovered = [name for name in ("zncc", "zncc_evoked") if name in matrices]
+    recovered = [name for name in ("zncc", "zncc_pattern", "zncc_evoked") if name in matrices]
     canvas = Canvas(figsize=(4.0 * len(recovered), 3.8))
     axes = canvas.subplots(1, len(recovered), squeeze=False, sharex=True, sharey=True)[0]
     for ax, name in zip(axes, recovered, strict=True):

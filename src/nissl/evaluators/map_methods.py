@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
@@ -141,10 +143,10 @@ class MapMethods:
         return Result(
             scalars=scalars,
             figures={
-                "agreement": draw.agreement(rows, known[1] if truth is not None else "disjoint_mean"),
+                "agreement": draw.agreement(rows, "truth_r_disjoint" if truth is not None else "disjoint_mean"),
                 "matrices": draw.some_matrices(shown, [pattern.name for pattern in view.patterns]),
             },
-            tables={"methods": means, "networks": rows},
+            tables={"methods": means, "networks": rows, "stability": stability_rows(matrices, _cells(view))},
             arrays={f"matrix_{name}": matrix for name, matrix in shown.items()},
             notes=notes,
         )
@@ -318,6 +320,33 @@ def mean_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             mean |= {"truth_r_disjoint_least": min(values), "truth_r_disjoint_most": max(values)}
         means.append(mean)
     return means
+
+
+def stability_rows(matrices: dict[str, list[np.ndarray]], cells: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Spearman's correlation of the off-diagonals of two methods' matrices, and of one method's between networks.
+
+    Args:
+        matrices: method -> one matrix per network; compared between methods network by network.
+    """
+    upper = np.triu(np.ones((len(cells), len(cells)), dtype=bool), 1)
+    groups = {"all": upper, "disjoint": disjoint_pairs(cells)}
+
+    def alike(pairs: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray) -> float:
+        found = []
+        for a, b in pairs:
+            both = chosen & ~np.isnan(a) & ~np.isnan(b)
+            if both.sum() > 2 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
+                found.append(float(spearmanr(a[both], b[both])[0]))
+        return float(np.mean(found)) if found else float("nan")
+
+    rows = []
+    for name, other in combinations_with_replacement(matrices, 2):
+        own, theirs = matrices[name], matrices[other]
+        pairs = list(combinations(own, 2)) if name == other else list(zip(own, theirs, strict=False))
+        if pairs:
+            rows.append({"method": name, "other": "other networks" if name == other else other}
+                        | {group: alike(pairs, chosen) for group, chosen in groups.items()})  # fmt: skip
+    return rows
 
 
 def _influence(seen: Seen, view: Any) -> dict[str, float]:

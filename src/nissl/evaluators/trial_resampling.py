@@ -175,6 +175,14 @@ def bootstrap_change(
     return _in_batches(drawn, draws)
 
 
+def bootstrap_maps(trials: TrialRows, chosen: Sequence[int], draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Maps (len(chosen), D) of the chosen patterns with their trials drawn again with replacement, `draws` times."""
+    rng = np.random.default_rng(seed)
+    own = [trials.rows[trials.pattern == p] for p in chosen]
+    for _ in range(draws):
+        yield np.stack([rows[rng.integers(len(rows), size=len(rows))].sum(axis=0) for rows in own])
+
+
 def percentile_interval(drawn: np.ndarray) -> np.ndarray:
     """95 % percentile interval (2, K) of bootstrap draws (draws, K)."""
     return np.percentile(drawn, [2.5, 97.5], axis=0)
