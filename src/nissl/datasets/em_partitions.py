@@ -95,8 +95,8 @@ def cached_partition_map(
     partition = partition_map(labels, radius_zyx, min_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as stream:
-        np.savez_compressed(stream, partition=partition)
+    with part.open("wb") as out:
+        np.savez_compressed(out, partition=partition)
     os.replace(part, path)  # whole or not at all, also with two trainings at once
     return partition
 

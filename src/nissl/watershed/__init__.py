@@ -1,0 +1,1 @@
+"""Segmentation by watershed and agglomeration: the baselines that flood filling is compared with."""
