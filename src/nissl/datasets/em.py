@@ -16,7 +16,7 @@ import numpy as np
 
 from nissl.datasets.em_augment import Augment
 from nissl.datasets.em_patches import FloodFillPatches, PatchDataset, patch_dataset
-from nissl.simulate.em import simulate_volume
+from nissl.simulate.em import Obstacles, Scene, simulate_scene
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.boxes import Box, triple
 from nissl.volumes.chunked import read_hdf5, read_resolution_nm
@@ -219,6 +219,8 @@ class EMSimulated(_Source):
         num_neurites, radius_nm, branch_every_nm, noise, blur_nm: as in `simulate_volume`.
         patches: size and number of examples.
         augment: changes made to training examples.
+        vessel_radius_nm, misalignments, num_somata, soma_radius_nm: see `nissl.simulate.em.Obstacles`; every volume has
+            them.
     """
 
     files: list[Path] = []
@@ -236,6 +238,10 @@ class EMSimulated(_Source):
         blur_nm: float,
         patches: FloodFillPatches,
         augment: Augment,
+        vessel_radius_nm: float = 0.0,
+        misalignments: Sequence[Sequence[int]] = (),
+        num_somata: int = 0,
+        soma_radius_nm: float = 0.0,
     ) -> None:
         super().__init__(patches, augment)
         if num_train < 1 or num_neurites < 1:
@@ -251,12 +257,19 @@ class EMSimulated(_Source):
             "branch_every_nm": branch_every_nm,
             "noise": noise,
             "blur_nm": blur_nm,
+            "obstacles": Obstacles(
+                vessel_radius_nm, tuple((z, dy, dx) for z, dy, dx in misalignments), num_somata, soma_radius_nm
+            ),
         }
         first = 1000 * seed
         self._seeds = {"test": [first], "val": [first + 1], "train": [first + 2 + i for i in range(num_train)]}
-        self._grown: dict[str, list[AnnotatedVolume]] = {}
+        self._grown: dict[str, list[Scene]] = {}
+
+    def scenes(self, name: Split) -> list[Scene]:
+        """The volumes of a split with the truth about their obstacles."""
+        if name not in self._grown:
+            self._grown[name] = [simulate_scene(seed=seed, **self._arguments) for seed in self._seeds[name]]
+        return self._grown[name]
 
     def volumes(self, name: Split) -> list[AnnotatedVolume]:
-        if name not in self._grown:
-            self._grown[name] = [simulate_volume(seed=seed, **self._arguments) for seed in self._seeds[name]]
-        return self._grown[name]
+        return [scene.volume for scene in self.scenes(name)]
