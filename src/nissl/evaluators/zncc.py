@@ -29,14 +29,16 @@ def zncc_matrix(maps: np.ndarray) -> np.ndarray:
     """
     if maps.ndim != 2 or maps.shape[1] < 2:
         raise ValueError(f"expected maps (n, D) with two pixels or more inside the mask, came {maps.shape}")
-    rows = maps.astype(np.float64)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(centred, axis=1)
-    with np.errstate(invalid="ignore"):
-        usable = norm > FLAT * (1 + np.abs(rows).max(axis=1))  # False for NaN
-    centred[usable] /= norm[usable, None]
-    centred[~usable] = np.nan
-    matrix = (centred @ centred.T).clip(-1, 1)
+    rows = np.asarray(maps, dtype=np.float64)
+    mean = rows.mean(axis=1)
+    centred = rows - mean[:, None]
+    # One pass over the maps: the norms are on the diagonal of the product that is needed anyway.
+    matrix = centred @ centred.T
+    norm = np.sqrt(np.diag(matrix))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = norm > FLAT * (1 + np.abs(mean) + norm)  # False for NaN
+        norm = np.where(usable, norm, np.nan)
+        matrix = (matrix / (norm[:, None] * norm)).clip(-1, 1)
     np.fill_diagonal(matrix, np.where(usable, 1.0, np.nan))
     return matrix
 
