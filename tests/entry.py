@@ -23,8 +23,22 @@ FILES = (
 SHORT = ["logger=[]", "trainer.log_every_n_steps=1", "+trainer.limit_val_batches=2"]
 SMALL = {
     "calcium_quick": ["dataset.trials=5", "dataset.pairs=false"],
+    **dict.fromkeys(
+        ("calcium_cfa", "calcium_null"),
+        [
+            *("dataset.trials=5", "dataset.pairs=false", "dataset.powers=[1.0]", "dataset.network_seeds=[0]"),
+            *("evaluator.map_days.draws=50", "evaluator.map_days.bootstrap_draws=50"),
+        ],
+    ),
+    "calcium_leakage": ["dataset.trials=5", "dataset.pairs=false", "dataset.network_seeds=[0]"],
     "graph_dino_quick": [],
     "ffn_quick": [],
+    "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
+    "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
+    **dict.fromkeys(
+        ("affinity_fib25", "boundary_fib25"),
+        ["dataset.test_box=[[0,64],[0,64],[180,244]]", "evaluator.segmentation.untrained_max_moves=0"],
+    ),
 }
 
 
@@ -32,6 +46,6 @@ def two_steps(name: str) -> list[str]:
     """Overrides that make an experiment take two steps and evaluate a little."""
     overrides = [*SHORT, "trainer.max_steps=2", "loader.batches_per_epoch=1"]
     values = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
-    if any("override /segmenter" in entry for entry in values["defaults"] if isinstance(entry, dict)):
+    if {"override /segmenter": "flood_fill"} in values["defaults"]:
         overrides.append("segmenter.max_moves=20")
     return overrides + SMALL.get(name, [])

@@ -37,7 +37,7 @@ def room(*nissl: str, top: set[str], inside: set[str] | None = None) -> Room:
 ROOMS = {
     "models": room(top={"torch", "torch_geometric", *ARRAYS}),
     "simulate": room("nissl.volumes", top=ARRAYS),
-    "volumes": room(top={"h5py", *ARRAYS}, inside={"zarr", "tensorstore", "neuroglancer"}),
+    "volumes": room(top={"h5py", *ARRAYS}, inside={"zarr", "tensorstore", "neuroglancer", "kimimaro"}),
     "datasets": room(
         "nissl.volumes",
         "nissl.simulate",
@@ -48,11 +48,25 @@ ROOMS = {
     "datasets/catalogue_check": room("nissl.datasets.catalogue", top=set(), inside={"h5py", "numpy"}),
     "datasets/datamodule": room(top={"torch", "pytorch_lightning", "numpy"}),
     "flood_fill": room("nissl.volumes", top={"torch", *ARRAYS}, inside={"daisy"}),
+    "watershed": room(
+        "nissl.volumes",
+        "nissl.flood_fill.segmenter",
+        "nissl.flood_fill.canvas.Origin",
+        top={"torch", *ARRAYS},
+        inside={"skimage", "waterz"},
+    ),
     "tasks": room(
-        "nissl.models", "nissl.flood_fill.movement", top={"torch", "torchmetrics", "pytorch_lightning", *ARRAYS}
+        "nissl.models",
+        "nissl.flood_fill.movement",
+        top={"torch", "torchmetrics", "pytorch_lightning", *ARRAYS},
+        inside={"safetensors"},
     ),
     "evaluators": room(
-        "nissl.flood_fill", "nissl.volumes", top={"torch", "sklearn", *ARRAYS}, inside={"matplotlib", "PIL"}
+        "nissl.flood_fill",
+        "nissl.volumes",
+        "nissl.watershed.prediction",
+        top={"torch", "sklearn", *ARRAYS},
+        inside={"matplotlib", "PIL", "safetensors"},
     ),
     "runs": room(
         "nissl.evaluators.result",
