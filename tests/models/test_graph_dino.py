@@ -91,6 +91,25 @@ def test_the_positional_encoding_of_a_graph_is_computed_once(monkeypatch: pytest
     assert len(calls) == 2
 
 
+def test_hidden_nodes_lose_their_position_but_not_their_place_in_the_tree() -> None:
+    model, graphs = small_model(hidden_token=True), [tree(12, 0), tree(20, 1)]
+    hidden = torch.zeros(32, dtype=torch.bool)
+    hidden[[3, 15]] = True
+    seen = model.embed_nodes(Batch.from_data_list(graphs), None)
+    without = model.embed_nodes(Batch.from_data_list(graphs), hidden)
+    assert seen.shape == (32, 16) and not torch.allclose(seen, without)
+    graphs[0].pos[3] += 500.0
+    torch.testing.assert_close(model.embed_nodes(Batch.from_data_list(graphs), hidden), without)
+    assert not torch.allclose(model.embed_nodes(Batch.from_data_list(graphs), None), seen)
+
+
+def test_without_a_hidden_token_there_is_no_parameter_for_it() -> None:
+    assert (
+        "tokens.hidden" not in small_model().state_dict()
+        and "tokens.hidden" in small_model(hidden_token=True).state_dict()
+    )
+
+
 def test_bounded_logits_are_cosines() -> None:
     logits = small_model(head="bounded")(Batch.from_data_list([tree(12, s) for s in range(8)])).detach()
     assert float(logits.abs().max()) <= 1.0 + 1e-6
@@ -98,7 +117,12 @@ def test_bounded_logits_are_cosines() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"head": "free"}, "model.head"), ({"positions": "odd"}, "model.positions"), ({"position_scale_um": 0}, "scale")],
+    [
+        ({"head": "free"}, "model.head"),
+        ({"positions": "odd"}, "model.positions"),
+        ({"signs": "odd"}, "model.signs"),
+        ({"position_scale_um": 0}, "scale"),
+    ],
 )
 def test_wrong_arguments_are_errors(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

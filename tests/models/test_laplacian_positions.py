@@ -77,5 +77,31 @@ def test_drawn_signs_flip_whole_columns_and_come_from_the_generator() -> None:
 
 
 def test_an_unknown_kind_is_an_error() -> None:
-    with pytest.raises(ValueError, match="smooth or reference"):
+    with pytest.raises(ValueError, match="kind must be one of smooth, reference"):
         laplacian_positions(random_tree(5, 0), 5, 2, "rough")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="signs must be one of flip"):
+        laplacian_positions(random_tree(5, 0), 5, 2, signs="any")  # type: ignore[arg-type]
+
+
+def test_a_walk_on_a_path_of_three_is_back_by_hand() -> None:
+    path = np.array([[1, 2, 0, 1], [0, 1, 1, 2]])
+    code = laplacian_positions(path, 3, 2, "random_walk")
+    # From an end: to the middle, and back with 1/2, also after 4 steps. From the middle: always back after 2.
+    np.testing.assert_allclose(code, [[0.5, 0.5], [1.0, 1.0], [0.5, 0.5]], atol=1e-7)
+    edges, order = random_tree(20, 0), np.random.default_rng(0).permutation(20)
+    renamed = laplacian_positions(order[edges], 20, 4, "random_walk")
+    np.testing.assert_allclose(renamed[order], laplacian_positions(edges, 20, 4, "random_walk"), atol=1e-6)
+
+
+def test_no_encoding_is_zeros() -> None:
+    assert not laplacian_positions(random_tree(9, 0), 9, 4, "none").any()
+
+
+def test_signs_are_kept_dropped_or_made_canonical_whatever_the_generator() -> None:
+    edges, rng = random_tree(30, 0), np.random.default_rng(0)
+    canonical = laplacian_positions(edges, 30, 6)
+    np.testing.assert_array_equal(laplacian_positions(edges, 30, 6, rng=rng, signs="canonical"), canonical)
+    np.testing.assert_array_equal(laplacian_positions(edges, 30, 6, rng=rng, signs="absolute"), np.abs(canonical))
+    raw = laplacian_positions(edges, 30, 6, rng=rng, signs="raw")
+    np.testing.assert_array_equal(np.abs(raw), np.abs(canonical))
+    np.testing.assert_array_equal(raw, laplacian_positions(edges, 30, 6, signs="raw"))

@@ -8,9 +8,12 @@ from torch import nn
 
 from nissl.tasks.distillation import (
     dino_loss,
+    hidden_node_loss,
+    hidden_nodes,
     koleo,
     learning_rate_factor,
     next_centre,
+    ramp,
     sinkhorn_probabilities,
     teacher_probabilities,
     update_teacher,
@@ -90,3 +93,37 @@ def test_koleo_is_minus_the_log_distance_to_the_nearest_neighbour() -> None:
 def test_the_learning_rate_warms_up_and_halves() -> None:
     values = {0: 0.05, 19: 1.0, 20: 1.0, 220: 0.5, 999: 0.0336}
     assert {i: round(learning_rate_factor(i, 20, 200), 4) for i in values} == values
+
+
+def test_with_more_views_every_student_view_learns_from_every_other_whole_view() -> None:
+    # Two cells, two whole views and one local: pairs (teacher, student) 12, 13, 21, 23, by a slow loop.
+    student, target = random_logits(6, 0), random_logits(4, 1).softmax(dim=-1)
+    log_student, total = torch.log_softmax(student / 0.5, dim=-1), []
+    for t in range(2):
+        for v in range(3):
+            if t != v:
+                pairs = zip(target[2 * t : 2 * t + 2], log_student[2 * v : 2 * v + 2], strict=True)
+                total.append(torch.stack([-(p * q).sum() for p, q in pairs]).mean())
+    torch.testing.assert_close(dino_loss(student, target, 0.5, num_cells=2), torch.stack(total).mean())
+
+
+def test_hidden_nodes_come_from_the_seed_and_never_are_a_soma() -> None:
+    ptr = torch.tensor([0, 400, 1000])
+    hidden = hidden_nodes(ptr, 0.3, seed=1)
+    assert torch.equal(hidden, hidden_nodes(ptr, 0.3, seed=1)) and not torch.equal(
+        hidden, hidden_nodes(ptr, 0.3, seed=2)
+    )
+    assert not hidden[0] and not hidden[400] and 0.25 < float(hidden.float().mean()) < 0.35
+
+
+def test_the_loss_of_hidden_nodes_is_least_where_the_student_says_what_the_teacher_sees() -> None:
+    target = random_logits(5, 0).softmax(dim=-1)
+    entropy = -(target * target.log()).sum(dim=-1).mean()
+    torch.testing.assert_close(hidden_node_loss(target.log(), target, 1.0), entropy)
+    assert hidden_node_loss(random_logits(5, 1), target, 1.0) > entropy
+
+
+def test_a_cosine_ramp_is_slow_at_both_ends() -> None:
+    values = [ramp(i, 0.9, 1.0, 10, "cosine") for i in range(12)]
+    assert values[0] == 0.9 and values[5] == pytest.approx(0.95) and values[10] == values[11] == 1.0
+    assert values[1] - values[0] < values[5] - values[4]

@@ -12,7 +12,8 @@ import torch
 from nissl.datasets.datamodule import DataModule
 from nissl.datasets.morphology import SimulatedMorphologies
 from nissl.models.graph_dino import GraphDINO
-from nissl.tasks.self_distillation import SelfDistillation
+from nissl.tasks.distillation import ramp
+from nissl.tasks.self_distillation import SelfDistillation, _first_graphs
 
 
 def make_source() -> SimulatedMorphologies:
@@ -23,17 +24,24 @@ def make_source() -> SimulatedMorphologies:
     )  # fmt: skip
 
 
-def make_task(**changes: Any) -> SelfDistillation:
+def make_task(hidden_token: bool = False, **changes: Any) -> SelfDistillation:
     torch.manual_seed(0)
-    model = GraphDINO(dim=8, depth=1, num_heads=2, num_positions=4, num_prototypes=16, head="bounded")
+    model = GraphDINO(
+        dim=8, depth=1, num_heads=2, num_positions=4, num_prototypes=16, head="bounded", hidden_token=hidden_token
+    )
     options: dict[str, Any] = {
         "optimizer": partial(torch.optim.Adam, lr=1e-2),
         "student_temp": 0.1,
         "teacher_temp": 0.05,
+        "teacher_temp_start": None,
         "teacher_momentum": 0.9,
+        "teacher_momentum_end": None,
+        "ramp_steps": 4,
         "centring": "ema",
         "centre_momentum": 0.9,
         "koleo_weight": 0.0,
+        "hidden_weight": 0.0,
+        "hidden_share": 0.3,
         "warmup_steps": 2,
         "halve_every": 50,
         "monitor_window": 32,
@@ -147,11 +155,52 @@ def test_validation_probes_the_embeddings() -> None:
         ({"teacher_momentum": 1.5}, "teacher_momentum must be between 0 and 1"),
         ({"centring": "both"}, "centring must be ema, sinkhorn or none"),
         ({"koleo_weight": -1.0}, "koleo_weight must be 0 or more"),
+        ({"teacher_temp_start": -0.1}, "teacher_temp_start must be positive"),
+        ({"teacher_momentum_end": 2.0}, "teacher_momentum_end must be between 0 and 1"),
+        ({"hidden_weight": -1.0}, "hidden_weight must be 0 or more"),
+        ({"hidden_weight": 1.0}, "model.hidden_token=true"),
     ],
 )
 def test_wrong_settings_are_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_task(**changes)
+
+
+def test_temperature_and_momentum_of_the_teacher_follow_their_ramps(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nissl.tasks.self_distillation as module
+
+    momenta, temperatures = [], []
+    update, probabilities = module.update_teacher, module.teacher_probabilities
+    monkeypatch.setattr(module, "update_teacher", lambda *a: momenta.append(a[2]) or update(*a))
+    monkeypatch.setattr(module, "teacher_probabilities", lambda *a: temperatures.append(a[2]) or probabilities(*a))
+    task = make_task(teacher_temp_start=0.01, teacher_momentum_end=1.0)
+    fit(task, DataModule(make_source(), 5), max_steps=6)
+    assert momenta == pytest.approx([ramp(i, 0.9, 1.0, 4, "cosine") for i in range(6)])
+    assert temperatures[::2] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, 0.05])
+
+
+def test_hidden_nodes_join_the_loss_and_their_token_learns() -> None:
+    task = make_task(hidden_token=True, hidden_weight=1.0, hidden_share=0.5)
+    before = task.model.tokens.hidden.detach().clone()  # type: ignore[union-attr, operator]
+    trainer = fit(task, DataModule(make_source(), 5), max_steps=2)
+    assert trainer.callback_metrics["train/hidden"] > 0
+    assert not torch.equal(task.model.tokens.hidden, before)  # type: ignore[union-attr, arg-type]
+
+
+def test_local_views_are_for_the_student_alone() -> None:
+    task, source = make_task(), make_source()
+    source.encode = task.model.position_encoder()  # type: ignore[operator]
+    pairs = [source.split("train")[k] for k in range(3)]
+    third = [source.split("train")[k + 3][0] for k in range(3)]
+    batch = source.collate([(*pair, local) for pair, local in zip(pairs, third, strict=True)])
+    task.num_views, task.num_whole_views = 3, 2
+    seen = []
+    task.teacher.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no trainer to log to
+        loss = task.training_step(batch, 0)
+    assert seen == [6] and torch.isfinite(loss)
+    torch.testing.assert_close(task.teacher(_first_graphs(batch, 6)), task.teacher(source.collate(pairs)))
 
 
 def test_a_model_without_prototypes_is_refused() -> None:

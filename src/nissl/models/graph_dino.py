@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nissl.models.ac_attention import ACAttention
-from nissl.models.laplacian_positions import laplacian_positions
+from nissl.models.laplacian_positions import KINDS, SIGNS, Kind, Signs, laplacian_positions
 
 NUM_FEATURES = 3  # x, y, z
 PROJECTOR_DIM = 128  # as in the reference
@@ -110,6 +110,8 @@ class GraphDINO(nn.Module):
         position_scale_um: positions are divided by this; 1 in the reference.
         num_prototypes: logits K.
         head: the projector.
+        signs: what is done about the arbitrary sign of the encoding's columns, see `laplacian_positions`.
+        hidden_token: learn what stands for a hidden node; see `embed_nodes`.
     """
 
     def __init__(
@@ -120,21 +122,25 @@ class GraphDINO(nn.Module):
         mlp_ratio: int = 2,
         use_exp: bool = True,
         num_positions: int = 32,
-        positions: Literal["smooth", "reference"] = "smooth",
+        positions: Kind = "smooth",
         position_scale_um: float = 100.0,
         num_prototypes: int = 1000,
         head: Literal["reference", "bounded"] = "reference",
+        signs: Signs = "flip",
+        hidden_token: bool = False,
     ) -> None:
         super().__init__()
-        if positions not in ("smooth", "reference"):
-            raise ValueError(f"model.positions must be smooth or reference, came {positions!r}")
+        if positions not in KINDS:
+            raise ValueError(f"model.positions must be one of {', '.join(KINDS)}, came {positions!r}")
+        if signs not in SIGNS:
+            raise ValueError(f"model.signs must be one of {', '.join(SIGNS)}, came {signs!r}")
         if head not in ("reference", "bounded"):
             raise ValueError(f"model.head must be reference or bounded, came {head!r}")
         if not position_scale_um > 0:
             raise ValueError(f"model.position_scale_um must be positive, came {position_scale_um}")
         self.num_positions, self.positions, self.position_scale_um = num_positions, positions, position_scale_um
-        self.num_prototypes = num_prototypes
-        self.tokens = Tokens(dim, num_positions)
+        self.num_prototypes, self.signs, self.hidden_token = num_prototypes, signs, hidden_token
+        self.tokens = Tokens(dim, num_positions, hidden_token)
         self.blocks = nn.ModuleList([Block(dim, num_heads, mlp_ratio, use_exp) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
         self.to_embedding = nn.Linear(dim, dim)
@@ -147,9 +153,28 @@ class GraphDINO(nn.Module):
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """Embeddings, (B, D). A batch without positional encodings gets them, in `batch.pe`."""
+        return self.embed_dense(*self._dense(batch))
+
+    def embed_nodes(self, batch: GraphBatch, hidden: Tensor | None) -> Tensor:
+        """Embeddings of the nodes, (nodes, D), by the same last layers as the cell's.
+
+        Args:
+            hidden: (nodes,) bool, nodes whose features are replaced by a learnt token, while their place in the tree
+                stays; None hides none.
+        """
+        pos, adjacency, pe, mask = self._dense(batch)
+        is_node = torch.ones(pos.shape[:2], dtype=torch.bool, device=pos.device) if mask is None else mask
+        hidden_dense = None
+        if hidden is not None:
+            hidden_dense = torch.zeros_like(is_node)
+            hidden_dense[is_node] = hidden
+        tokens = self._transform(pos, adjacency, pe, mask, hidden_dense)
+        return self.to_embedding(self.norm(tokens[:, 1:][is_node]))
+
+    def _dense(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if getattr(batch, "pe", None) is None:
             batch.pe = self._encode_batch(batch)
-        return self.embed_dense(*to_dense(batch, batch.pe))
+        return to_dense(batch, batch.pe)
 
     def embed_dense(self, pos: Tensor, adjacency: Tensor, pe: Tensor, mask: Tensor | None = None) -> Tensor:
         """Embeddings, (B, D), of padded graphs.
@@ -160,22 +185,28 @@ class GraphDINO(nn.Module):
             pe: (B, N, P).
             mask: (B, N), true for nodes, false for padding; None where there is no padding.
         """
+        return self.to_embedding(self.norm(self._transform(pos, adjacency, pe, mask)[:, 0]))
+
+    def _transform(
+        self, pos: Tensor, adjacency: Tensor, pe: Tensor, mask: Tensor | None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Tokens after the last block, (B, N + 1, D), CLS first; `hidden` (B, N)."""
         b, n, _ = pos.shape
         with_cls = pos.new_zeros(b, n + 1, n + 1)
         with_cls[:, 0, 0] = 1.0  # CLS reaches the nodes through the global term alone
         with_cls[:, 1:, 1:] = adjacency
         padding = None if mask is None else nn.functional.pad(~mask, (1, 0), value=False)
-        x = self.tokens(pos / self.position_scale_um, pe)  # (B, N + 1, D)
+        x = self.tokens(pos / self.position_scale_um, pe, hidden)  # (B, N + 1, D)
         for block in self.blocks:
             x = block(x, with_cls, padding)
-        return self.to_embedding(self.norm(x[:, 0]))
+        return x
 
     def position_encoder(self) -> Callable[..., np.ndarray]:
         """A picklable `laplacian_positions(edge_index, num_nodes, rng=None)` of this model's kind and size.
 
         A task hands it to the training data (`source.encode`), so that it runs in the loader's workers.
         """
-        return partial(laplacian_positions, num_columns=self.num_positions, kind=self.positions)
+        return partial(laplacian_positions, num_columns=self.num_positions, kind=self.positions, signs=self.signs)
 
     def _encode_batch(self, batch: GraphBatch) -> Tensor:
         """Canonical encodings, (nodes, P); remembered by topology, so one graph is never solved twice."""
@@ -199,21 +230,29 @@ class GraphDINO(nn.Module):
 class Tokens(nn.Module):
     """Node and position embeddings with a CLS token in front."""
 
-    def __init__(self, dim: int, num_positions: int) -> None:
+    def __init__(self, dim: int, num_positions: int, hidden_token: bool) -> None:
         super().__init__()
         self.from_features = nn.Sequential(nn.Linear(NUM_FEATURES, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
         self.from_positions = nn.Linear(num_positions, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.cls_position = nn.Parameter(torch.empty(1, 1, dim))
+        # Absent unless used, so that published weights have neither too few names nor too many.
+        self.hidden = nn.Parameter(torch.empty(dim)) if hidden_token else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.cls_token)
         nn.init.normal_(self.cls_position)
+        if self.hidden is not None:
+            nn.init.normal_(self.hidden)
 
-    def forward(self, features: Tensor, pe: Tensor) -> Tensor:
-        """(B, N, 3) and (B, N, P) to (B, N + 1, D)."""
-        nodes = self.from_features(features) + self.from_positions(pe)
+    def forward(self, features: Tensor, pe: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, N, 3), (B, N, P) and (B, N) bool to (B, N + 1, D)."""
+        nodes = self.from_features(features)
+        if hidden is not None:
+            assert self.hidden is not None, "the task checks that the model has a token for hidden nodes"
+            nodes = torch.where(hidden[..., None], self.hidden, nodes)
+        nodes = nodes + self.from_positions(pe)
         cls = (self.cls_token + self.cls_position).expand(len(nodes), -1, -1)
         return torch.cat([cls, nodes], dim=1)
 

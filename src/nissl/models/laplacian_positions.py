@@ -6,8 +6,14 @@ With d the row sums of A (at least 1), L = I - D^-1/2 A D^-1/2 (Dwivedi and Bres
 - "reference": as published with GraphDINO (marissaweis/ssl_neuron@0a292e7178): A with self-loops, *descending*
   eigenvalue, the first dropped, so the columns are the highest frequencies.
 
-The sign of an eigenvector means nothing. Training flips each column at random; otherwise the entry of largest magnitude
-is made positive. Computed on the CPU in float64: batched `eigh` on CUDA is far slower
+- "random_walk": probability that a random walk is back after 2, 4, 6, ... steps (Dwivedi et al. 2022, RWPE,
+  https://arxiv.org/abs/2110.07875; on a tree it is never back after an odd number). No signs, no eigenvectors.
+- "none": zeros; the tree is then known from the adjacency in the attention alone.
+
+The sign of an eigenvector means nothing. `signs="flip"` (default): training flips each column at random; otherwise the
+entry of largest magnitude is made positive. "canonical": that in training too. "absolute": magnitudes only, which
+cannot tell the two ends of a column apart but are the same for every solver. "raw": as the solver returns them, which
+is what the reference does. Computed on the CPU in float64: batched `eigh` on CUDA is far slower
 (https://github.com/pytorch/pytorch/issues/175585).
 
 A tree is bipartite, so for "smooth" the eigenvectors of the N x N matrix follow from those of the Gram matrix of its
@@ -16,11 +22,14 @@ bipartite block, half the size (2.0 against 3.7 CPU-ms at N = 200, P = 32).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Kind = Literal["smooth", "reference"]
+Kind = Literal["smooth", "reference", "random_walk", "none"]
+Signs = Literal["flip", "canonical", "absolute", "raw"]
+KINDS: tuple[str, ...] = get_args(Kind)
+SIGNS: tuple[str, ...] = get_args(Signs)
 SMALLEST_SINGULAR_VALUE = 1e-3  # below it the half-size form divides by too little; the full form is used
 
 
@@ -30,6 +39,7 @@ def laplacian_positions(
     num_columns: int,
     kind: Kind = "smooth",
     rng: np.random.Generator | None = None,
+    signs: Signs = "flip",
 ) -> np.ndarray:
     """Positional encoding of one graph.
 
@@ -38,29 +48,40 @@ def laplacian_positions(
         num_nodes: N.
         num_columns: P; on a graph with too few eigenvectors the columns on the right are 0.
         kind: see the module's docstring.
-        rng: draws the signs of the columns (training); None gives canonical signs.
+        rng: draws the signs of the columns (training, with `signs="flip"`); None gives canonical signs.
+        signs: see the module's docstring; without meaning for "random_walk" and "none".
 
     Returns:
-        (N, P) float32; unit columns.
+        (N, P) float32; unit columns, except of "random_walk" and "none".
     """
+    if signs not in SIGNS:
+        raise ValueError(f"signs must be one of {', '.join(SIGNS)}, came {signs!r}")
     if kind == "smooth":
         vectors = _smooth_by_halves(edge_index, num_nodes, num_columns)
         if vectors is None:
             vectors = _smooth(edge_index, num_nodes, num_columns)
     elif kind == "reference":
         vectors = _reference(edge_index, num_nodes, num_columns)
+    elif kind == "random_walk":
+        return _returns(edge_index, num_nodes, num_columns).astype(np.float32)
+    elif kind == "none":
+        return np.zeros((num_nodes, num_columns), np.float32)
     else:
-        raise ValueError(f"kind must be smooth or reference, came {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, came {kind!r}")
     encoding = np.zeros((num_nodes, num_columns), np.float32)
     width = vectors.shape[1]
-    if width:
-        if rng is None:
+    if width and signs == "absolute":
+        encoding[:, :width] = np.abs(vectors)
+    elif width and signs == "raw":
+        encoding[:, :width] = vectors
+    elif width:
+        if rng is None or signs == "canonical":
             size = np.abs(vectors)
             first = np.argmax(size >= size.max(axis=0) * (1.0 - 1e-6), axis=0)  # ties by the lowest node, not by noise
-            signs = np.where(vectors[first, np.arange(width)] < 0, -1.0, 1.0)
+            flips = np.where(vectors[first, np.arange(width)] < 0, -1.0, 1.0)
         else:
-            signs = rng.choice([-1.0, 1.0], size=width)
-        encoding[:, :width] = vectors * signs
+            flips = rng.choice([-1.0, 1.0], size=width)
+        encoding[:, :width] = vectors * flips
     return encoding
 
 
@@ -72,6 +93,16 @@ def normalised_adjacency(edge_index: np.ndarray, num_nodes: int, self_loops: boo
         np.fill_diagonal(a, 1.0)
     scale = np.maximum(a.sum(axis=1), 1.0) ** -0.5
     return a * scale[:, None] * scale[None, :]
+
+
+def _returns(edge_index: np.ndarray, num_nodes: int, num_columns: int) -> np.ndarray:
+    """Diagonals of the even powers of the walk's matrix, (N, P); those of the symmetric form are the same."""
+    a = normalised_adjacency(edge_index, num_nodes, self_loops=False)
+    step, power, columns = a @ a, np.eye(num_nodes), []
+    for _ in range(num_columns):
+        power = power @ step
+        columns.append(np.diagonal(power).copy())
+    return np.stack(columns, axis=1)
 
 
 def _smooth(edge_index: np.ndarray, num_nodes: int, num_columns: int) -> np.ndarray:

@@ -8,10 +8,12 @@ Departure: `log_softmax` where the reference takes log(p + 1e-20); the two agree
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-# B cells, K prototypes; the logits of both views are stacked: rows 0..B-1 are view 1, rows B..2B-1 view 2
+# B cells, K prototypes; the logits of the views are stacked: rows 0..B-1 are view 1, rows B..2B-1 view 2, ...
 
 
 def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
@@ -20,7 +22,7 @@ def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) ->
 
 
 def sinkhorn_probabilities(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Teacher probabilities that use every prototype equally over the batch; logits (2B, K).
+    """Teacher probabilities that use every prototype equally over the batch; logits (n, K).
 
     Rows and columns of exp(t / temperature) are normalised in turn, rows last. In place of the centre it rules out the
     collapse to few prototypes within each batch. Source: Caron et al. 2020 (SwAV), https://arxiv.org/abs/2006.09882.
@@ -32,19 +34,58 @@ def sinkhorn_probabilities(logits: Tensor, temperature: float, iterations: int =
     return log_p.exp().to(logits.dtype)
 
 
-def dino_loss(student_logits: Tensor, target: Tensor, student_temp: float) -> Tensor:
-    """Cross entropy of the student on one view with the teacher on the other, in nats; lower is better.
+def dino_loss(student_logits: Tensor, target: Tensor, student_temp: float, num_cells: int | None = None) -> Tensor:
+    """Cross entropy of the student on one view with the teacher on every other, in nats; lower is better.
 
     Args:
-        student_logits: (2B, K), the two views stacked.
-        target: probabilities of the teacher, (2B, K), stacked alike; no gradient flows into them.
+        student_logits: (V B, K), the V views stacked; the teacher's views come first.
+        target: probabilities of the teacher, (T B, K) for the first T views; no gradient flows into them.
+        num_cells: B; None for two views of each.
 
     Returns:
-        Scalar; at least the mean entropy of the teacher.
+        Scalar, the mean over cells and pairs of different views; at least the mean entropy of the teacher.
     """
-    log_student = torch.log_softmax(student_logits / student_temp, dim=-1)
-    other_view = target.detach().roll(len(target) // 2, dims=0)
-    return -(other_view * log_student).sum(dim=-1).mean()
+    b = len(target) // 2 if num_cells is None else num_cells
+    log_student = torch.log_softmax(student_logits / student_temp, dim=-1).unflatten(0, (-1, b))  # (V, B, K)
+    taught = target.detach().unflatten(0, (-1, b))  # (T, B, K)
+    cross_entropy = -torch.einsum("tbk,vbk->tv", taught, log_student) / b
+    is_other = ~torch.eye(*cross_entropy.shape, dtype=torch.bool, device=cross_entropy.device)
+    return cross_entropy[is_other].mean()
+
+
+def hidden_nodes(ptr: Tensor, share: float, seed: int) -> Tensor:
+    """Which nodes the student does not see, (nodes,) bool: about `share` of each graph's, never the soma.
+
+    Args:
+        ptr: first node of each graph and the end, (B + 1,).
+        seed: the choice depends on nothing else.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.rand(int(ptr[-1]), generator=generator) < share
+    hidden[ptr[:-1].cpu()] = False
+    return hidden.to(ptr.device)
+
+
+def hidden_node_loss(student_logits: Tensor, target: Tensor, student_temp: float) -> Tensor:
+    """Cross entropy of what the student says of hidden nodes with what the teacher sees there, nats; (m, K) each.
+
+    The patch objective of iBOT (Zhou et al. 2022, https://arxiv.org/abs/2111.07832), nodes for patches.
+    """
+    return -(target.detach() * torch.log_softmax(student_logits / student_temp, dim=-1)).sum(dim=-1).mean()
+
+
+def ramp(step: int, start: float, end: float, num_steps: int, shape: str) -> float:
+    """A value on its way from `start` to `end` over `num_steps`, "linear" or "cosine"; `end` from then on.
+
+    >>> [ramp(i, 0.0, 1.0, 4, "linear") for i in (0, 2, 4, 9)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+    if step >= num_steps:
+        return end
+    share = step / num_steps
+    if shape == "cosine":
+        share = (1.0 - math.cos(math.pi * share)) / 2.0
+    return start + (end - start) * share
 
 
 def koleo(embeddings: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Learn by predicting, from one view of a cell, what a slowly moving copy of oneself says about another view.
 
 The student is `model`; the teacher is a copy that follows it. A batch holds 2B graphs: B first views, then B second
-views of the same cells. After *each optimizer step*, once, whatever the accumulation: teacher <- momentum teacher +
-(1 - momentum) student, then the centre takes in the mean of the teacher's logits of this step. The loss of a step uses
-the centre from before it. Plain functions are in `distillation.py`; signs of collapse in `collapse.py`.
+views of the same cells; with more views per cell the data's settings say how many are whole, and only those reach the
+teacher (multi-crop: Caron et al. 2020, https://arxiv.org/abs/2006.09882). After *each optimizer step*, once, whatever
+the accumulation: teacher <- momentum teacher + (1 - momentum) student, then the centre takes in the mean of the
+teacher's logits of this step. The loss of a step uses the centre from before it. Plain functions are in
+`distillation.py`; signs of collapse in `collapse.py`.
 
 Everything that matters to the next step is in the state dict: teacher, centre, the monitors' running window.
 """
@@ -31,9 +33,12 @@ from nissl.tasks.collapse import (
 )
 from nissl.tasks.distillation import (
     dino_loss,
+    hidden_node_loss,
+    hidden_nodes,
     koleo,
     learning_rate_factor,
     next_centre,
+    ramp,
     sinkhorn_probabilities,
     teacher_probabilities,
     update_teacher,
@@ -51,11 +56,17 @@ class SelfDistillation(pl.LightningModule):
         model: student; `model(batch)` gives prototype logits, `model.embed(batch)` embeddings.
         optimizer: called with the student's parameters.
         student_temp, teacher_temp: softmax temperatures.
+        teacher_temp_start: the teacher's temperature at step 0, reaching `teacher_temp` linearly after `ramp_steps`;
+            None keeps it. A sharp teacher early on fixes prototypes at random.
         teacher_momentum: how slowly the teacher moves.
+        teacher_momentum_end: what it becomes by a cosine over `ramp_steps`; None keeps it.
+        ramp_steps: of both.
         centring: "ema" subtracts the centre, as published; "sinkhorn" balances prototypes within the batch instead;
             "none" does neither.
         centre_momentum: how slowly the centre moves.
         koleo_weight: weight of the spread of the embeddings in the loss, see `koleo`; 0 in the reference.
+        hidden_weight: weight of `hidden_node_loss` in the loss; 0 in the reference. Needs model.hidden_token=true.
+        hidden_share: nodes hidden from the student where that weight is not 0.
         warmup_steps, halve_every: see `learning_rate_factor`.
         monitor_window: teacher outputs averaged before the collapse monitors are logged; the marginal entropy cannot
             exceed ln of it, so at least about 4 per prototype.
@@ -64,6 +75,8 @@ class SelfDistillation(pl.LightningModule):
     metrics = {
         "train/loss": "min",
         "train/kl": None,
+        "train/epoch_loss": "min",
+        "train/hidden": None,
         "train/koleo": None,
         "train/grad_norm": None,
         "train/learning_rate": None,
@@ -93,31 +106,52 @@ class SelfDistillation(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         student_temp: float,
         teacher_temp: float,
+        teacher_temp_start: float | None,
         teacher_momentum: float,
+        teacher_momentum_end: float | None,
+        ramp_steps: int,
         centring: Literal["ema", "sinkhorn", "none"],
         centre_momentum: float,
         koleo_weight: float,
+        hidden_weight: float,
+        hidden_share: float,
         warmup_steps: int,
         halve_every: int,
         monitor_window: int,
     ) -> None:
         super().__init__()
-        for name, value in (("student_temp", student_temp), ("teacher_temp", teacher_temp)):
+        first_temp = teacher_temp if teacher_temp_start is None else teacher_temp_start
+        last_momentum = teacher_momentum if teacher_momentum_end is None else teacher_momentum_end
+        temperatures = {"student_temp": student_temp, "teacher_temp": teacher_temp, "teacher_temp_start": first_temp}
+        for name, value in temperatures.items():
             if not value > 0:
                 raise ValueError(f"task.{name} must be positive, came {value}")
-        for name, value in (("teacher_momentum", teacher_momentum), ("centre_momentum", centre_momentum)):
+        shares = {
+            "teacher_momentum": teacher_momentum,
+            "teacher_momentum_end": last_momentum,
+            "centre_momentum": centre_momentum,
+            "hidden_share": hidden_share,
+        }
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"task.{name} must be between 0 and 1, came {value}")
         if centring not in ("ema", "sinkhorn", "none"):
             raise ValueError(f"task.centring must be ema, sinkhorn or none, came {centring!r}")
         if koleo_weight < 0:
             raise ValueError(f"task.koleo_weight must be 0 or more, came {koleo_weight}")
+        if hidden_weight < 0:
+            raise ValueError(f"task.hidden_weight must be 0 or more, came {hidden_weight}")
+        if hidden_weight > 0 and not getattr(model, "hidden_token", False):
+            raise ValueError("task.hidden_weight needs a model that knows hidden nodes: model.hidden_token=true")
         self.centring, self.koleo_weight = centring, koleo_weight
+        self.hidden_weight, self.hidden_share = hidden_weight, hidden_share
         self.model = model
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.make_optimizer = optimizer
-        self.student_temp, self.teacher_temp = student_temp, teacher_temp
-        self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
+        self.student_temp, self.teacher_temp, self.first_temp = student_temp, teacher_temp, first_temp
+        self.teacher_momentum, self.last_momentum = teacher_momentum, last_momentum
+        self.centre_momentum, self.ramp_steps = centre_momentum, ramp_steps
+        self.num_whole_views, self.num_views = 2, 2
         self.warmup_steps, self.halve_every = warmup_steps, halve_every
         self.monitor_window = monitor_window
         num_prototypes = num_outputs(model)
@@ -139,32 +173,54 @@ class SelfDistillation(pl.LightningModule):
         position_encoder: Any = getattr(self.model, "position_encoder", None)
         if stage == "fit" and hasattr(source, "encode") and position_encoder is not None:
             source.encode = position_encoder()
+        views: Any = getattr(source, "views", None)
+        self.num_whole_views = getattr(views, "num_views", 2)
+        self.num_views = self.num_whole_views + getattr(views, "num_local_views", 0)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        cells = batch.num_graphs // self.num_views
+        whole = _first_graphs(batch, self.num_whole_views * cells) if self.num_views > self.num_whole_views else batch
+        temperature = ramp(self.global_step, self.first_temp, self.teacher_temp, self.ramp_steps, "linear")
         embedding = self.model.embed(batch)  # type: ignore[operator]
         student_logits = self.model.projector(embedding)  # type: ignore[operator]
         with torch.no_grad():
-            teacher_logits = self.teacher(batch)
-            if self.centring == "sinkhorn":
-                target = sinkhorn_probabilities(teacher_logits, self.teacher_temp)
-            else:
-                target = teacher_probabilities(teacher_logits, self.centre, self.teacher_temp)
-        loss = dino_loss(student_logits, target, self.student_temp)
-        self._watch(student_logits.detach(), teacher_logits)
+            teacher_logits = self.teacher(whole)
+            target = self._targets(teacher_logits, temperature)
+        loss = dino_loss(student_logits, target, self.student_temp, cells)
+        self._watch(student_logits[: len(teacher_logits)].detach(), teacher_logits, temperature)
         self._pending_logits.append(teacher_logits.mean(dim=0))
-        cells = len(student_logits) // 2
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=cells)
+        self.log("train/epoch_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=cells)
         self.log("train/kl", loss.detach() - entropy(target).mean(), batch_size=cells)
         if self.koleo_weight > 0:
-            spread = (koleo(embedding[:cells]) + koleo(embedding[cells:])) / 2
+            first, second = embedding[:cells], embedding[cells : 2 * cells]
+            spread = (koleo(first) + koleo(second)) / 2
             self.log("train/koleo", spread.detach(), batch_size=cells)
             loss = loss + self.koleo_weight * spread
+        if self.hidden_weight > 0:
+            hidden = self._hidden_node_loss(whole, temperature)
+            self.log("train/hidden", hidden.detach(), batch_size=cells)
+            loss = loss + self.hidden_weight * hidden
         return loss
+
+    def _targets(self, logits: Tensor, temperature: float) -> Tensor:
+        if self.centring == "sinkhorn":
+            return sinkhorn_probabilities(logits, temperature)
+        return teacher_probabilities(logits, self.centre, temperature)
+
+    def _hidden_node_loss(self, batch: Any, temperature: float) -> Tensor:
+        """The student sees a share of the nodes by their place in the tree alone; the teacher sees them all."""
+        hidden = hidden_nodes(batch.ptr, self.hidden_share, self.global_step)
+        student = self.model.projector(self.model.embed_nodes(batch, hidden)[hidden])  # type: ignore[operator]
+        with torch.no_grad():
+            teacher = self.teacher.projector(self.teacher.embed_nodes(batch, None)[hidden])  # type: ignore[operator]
+        return hidden_node_loss(student, self._targets(teacher, temperature), self.student_temp)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimizer, then one of teacher and centre; not called while gradients accumulate."""
         super().optimizer_step(*args, **kwargs)
-        update_teacher(self.teacher, self.model, self.teacher_momentum)
+        momentum = ramp(self.global_step, self.teacher_momentum, self.last_momentum, self.ramp_steps, "cosine")
+        update_teacher(self.teacher, self.model, momentum)
         batch_mean = torch.stack(self._pending_logits).mean(dim=0)
         self._pending_logits.clear()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -188,13 +244,13 @@ class SelfDistillation(pl.LightningModule):
     # Monitors ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _watch(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
+    def _watch(self, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
         """Add a batch to the window.
 
         The teacher is watched through the centre, also with sinkhorn: its targets use all prototypes by construction,
         so their marginal entropy would say nothing.
         """
-        probabilities = teacher_probabilities(teacher_logits, self.centre, self.teacher_temp)
+        probabilities = teacher_probabilities(teacher_logits, self.centre, temperature)
         teacher_entropy = entropy(probabilities)
         self.window_marginal += probabilities.sum(dim=0)
         self.window_argmax += torch.bincount(probabilities.argmax(dim=1), minlength=len(self.centre))
@@ -260,6 +316,17 @@ class SelfDistillation(pl.LightningModule):
         )
         if rank < CollapseRules().min_effective_rank and self.global_step > 0:
             log.warning("the embeddings fill %.1f directions (step %d): collapse", rank, self.global_step)
+
+
+def _first_graphs(batch: Any, count: int) -> Any:
+    """The first graphs of a batch as a batch, without taking it apart."""
+    nodes = int(batch.ptr[count])
+    whole = copy.copy(batch)
+    is_inside = batch.edge_index[0] < nodes
+    whole.pos, whole.edge_index, whole.ptr = batch.pos[:nodes], batch.edge_index[:, is_inside], batch.ptr[: count + 1]
+    if getattr(batch, "pe", None) is not None:
+        whole.pe = batch.pe[:nodes]
+    return whole
 
 
 def num_outputs(model: nn.Module) -> int:
