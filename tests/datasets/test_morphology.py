@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nissl.datasets.datamodule import DataModule, Draw
 from nissl.datasets.morphology import Morphologies, SimulatedMorphologies
 from nissl.datasets.swc import write_swc
 from nissl.datasets.swc_report import Rules
+from nissl.models.laplacian_positions import laplacian_positions
 
 VIEWS: dict[str, Any] = {
     "num_nodes": 24, "num_drop_branches": 1, "cut_edge": "parent", "rotation": "axis", "rotation_axis": "y",
@@ -157,9 +159,92 @@ def test_what_was_found_in_a_file_is_in_the_reports(tmp_path: Path) -> None:
     assert any("tabs" in report.codes for report in from_files(folder).reports)
 
 
+def test_files_of_one_neuron_stay_on_one_side(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 20)
+    for k, path in enumerate(sorted((folder / "a").iterdir())):
+        path.rename(folder / "a" / f"{'axon' if k % 2 else 'dendrite'}_{k // 2}.swc")
+    source = from_files(folder)
+    sides = {name: set(source.groups(name)) for name in ("train", "val", "test")}  # type: ignore[arg-type]
+    assert sum(map(len, sides.values())) == len(set.union(*sides.values())) == 10
+    assert source.group_reasons == [
+        "20 files are parts or clones of 10 neurons, such as a/axon_0.swc and a/dendrite_0.swc"
+    ]
+    for part in source.partitions("k_fold", seed=0, num_folds=5):
+        groups = source.groups("all")
+        assert not set(groups[part.train]) & set(groups[part.test])
+
+
+def test_training_on_all_uses_cells_without_a_class_and_says_so(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 5 + ["b"] * 5 + ["unknown"] * 2 + ["rare"])
+    options = {"exclude_labels": ["unknown"], "drop_small_classes": True}
+    few, all_cells = from_files(folder, **options), from_files(folder, **options, train_on="all")
+    assert few.classes == all_cells.classes == ["a", "b"] and len(all_cells.labels("all")) == 10
+    assert len(few.split("train")) == 6 and len(all_cells.split("train")) == 13  # type: ignore[arg-type]
+    assert not few.ssl_saw_test and all_cells.ssl_saw_test
+    with pytest.raises(ValueError, match="exclude_labels names 'glia'"):
+        from_files(folder, exclude_labels=["glia"])
+
+
+def test_the_tables_own_split_is_taken(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path / "cells", ["a"] * 10)
+    rows = [f"a/cell_{k}.swc,a,{'train' if k < 6 else 'val' if k < 8 else 'test'}" for k in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,fold", *rows]))
+    source = from_files(folder, metadata=str(tmp_path / "t.csv"), split_column="fold")
+    assert [cell.id for cell in source.cells("test")] == ["a/cell_8.swc", "a/cell_9.swc"]
+    (part,) = source.partitions("given", seed=0)
+    assert part.test.tolist() == [8, 9] and part.val.tolist() == [6, 7]
+    with pytest.raises(ValueError, match="split_column='split' is no column"):
+        from_files(folder, metadata=str(tmp_path / "t.csv"), split_column="split")
+
+
+def test_a_second_reading_comes_from_the_cache_and_is_the_same(tmp_path: Path) -> None:
+    folder, cache = write_cells(tmp_path / "cells", ["a"] * 5), str(tmp_path / "cache")
+    plain, cold, warm = (from_files(folder, cache_dir=c) for c in (None, cache, cache))
+    for source in (cold, warm):
+        np.testing.assert_array_equal(source.cells("all")[3].pos, plain.cells("all")[3].pos)
+        assert torch.equal(source.split("train")[0][1].pos, plain.split("train")[0][1].pos)
+        assert source.files == plain.files
+    assert len(list((tmp_path / "cache" / "cells").iterdir())) == 1
+
+
+def test_graphs_carry_encodings_that_are_computed_once(tmp_path: Path) -> None:
+    folder, cache = write_cells(tmp_path / "cells", ["a"] * 5), str(tmp_path / "cache")
+    for computed in (5, 0):
+        source = from_files(folder, cache_dir=cache)
+        encode = partial(laplacian_positions, num_columns=4)
+        graphs = [source.unaugmented("all", encode=encode)[k] for k in range(5)]
+        assert source._encodings.computed == computed
+        batch = source.collate(graphs)
+        expected = laplacian_positions(graphs[2].edge_index.numpy(), len(graphs[2].pos), 4)
+        np.testing.assert_array_equal(graphs[2].pe.numpy(), expected)
+        assert batch.pe.shape == (len(batch.pos), 4) and "pe" not in source.unaugmented("all")[0]
+
+
+def test_a_batch_holds_whole_views_and_then_local_ones(tmp_path: Path) -> None:
+    source = from_files(write_cells(tmp_path, ["a"] * 5), num_views=3, num_local_views=2, local_nodes=10)
+    items = source.split("train")
+    batch = source.collate([items[0], items[1]])
+    assert batch.num_graphs == 10
+    assert torch.bincount(batch.batch).tolist() == [24] * 6 + [10] * 4
+
+
+def test_as_published_small_cells_are_embedded_but_not_trained_on(tmp_path: Path) -> None:
+    folder = write_cells(tmp_path, ["a"] * 5)
+    (folder / "a" / "small.swc").write_text(
+        "\n".join(["1 1 0 0 0 5 -1", *(f"{k} 3 0 {k}0 0 1 {k - 1}" for k in range(2, 16))])
+    )
+    source = from_files(folder, reference=True, train_on="all")
+    assert len(source.labels("all")) == 6 and len(source.split("train")) == 5  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no cell has dataset.num_nodes=10000"):
+        from_files(folder, reference=True, num_nodes=10_000, cache_nodes=None)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tissue": "cortex", "rotation": "so3"}, "dataset.tissue=cortex and other settings contradict"),
+        ({"train_on": "test"}, "train_on must be train or all"),
+        ({"upright": {"z": "angle"}}, "takes angles from a metadata table"),
         ({"policy": "diagnose"}, "policy must be strict or repair"),
         ({"unmatched": "guess"}, "unmatched must be error or skip"),
         ({"cache_nodes": 10}, "cache_nodes=10 is below dataset.num_nodes=24"),

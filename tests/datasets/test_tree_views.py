@@ -10,11 +10,14 @@ from nissl.datasets.tree_views import (
     ViewSettings,
     augment_positions,
     draw_view,
+    draw_views,
     drop_branches,
+    neighbourhood,
     remove_in_order,
     rotation_matrix,
     subsample,
     terminal_nodes,
+    unbranched_trunk,
 )
 
 SHAPES = ("random", "path", "star", "caterpillar")
@@ -140,6 +143,68 @@ def test_a_view_is_a_tree_on_positions_of_the_cell() -> None:
     assert len(small) == 20, "a smaller cell keeps what it has"
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_neighbourhood_is_the_nearest_nodes_along_the_tree(shape: str) -> None:
+    tree = make_tree(shape, 40)
+    steps = np.full((40, 40), 99)
+    np.fill_diagonal(steps, 0)
+    for i in range(1, 40):
+        steps[i, :i] = steps[tree.parent[i], :i] + 1
+        steps[:i, i] = steps[i, :i]
+    for start, count in ((0, 7), (13, 1), (13, 12), (39, 40)):
+        inside = neighbourhood(tree.parent, tree.size, start, count)
+        assert inside.sum() == count and inside[start]
+        assert steps[start][inside].max() <= np.sort(steps[start])[count - 1]
+        rows = np.flatnonzero(inside)
+        assert np.all(inside[tree.parent[rows[1:]]]), "all but the top hang on a node of the piece"
+
+
+def test_a_local_view_is_a_small_connected_tree_of_the_cell() -> None:
+    tree = make_tree("random", 200)
+    settings = ViewSettings(64, num_local_views=2, local_share=0.2, local_nodes=16)
+    views = list(draw_views(tree, settings, np.random.default_rng(0)))
+    assert [len(pos) for pos, _ in views] == [64, 64, 16, 16]
+    for pos, parent in views:
+        assert parent[0] == -1 and np.all(parent[1:] >= 0) and np.all(parent[1:] < np.arange(1, len(parent)))
+        assert {tuple(p) for p in pos} <= {tuple(p) for p in tree.pos}
+    spread = [np.linalg.norm(pos - pos.mean(axis=0), axis=1).mean() for pos, _ in views]
+    assert len(spread) == 4 and not np.array_equal(views[2][0], views[3][0])
+
+
+def test_further_views_leave_the_first_two_as_they_were() -> None:
+    tree = make_tree("random", 100)
+    two = list(draw_views(tree, ViewSettings(30, 2), np.random.default_rng(5)))
+    more = list(draw_views(tree, ViewSettings(30, 2, num_views=3, num_local_views=1), np.random.default_rng(5)))
+    assert len(two) == 2 and len(more) == 4
+    for (a, _), (b, _) in zip(two, more, strict=False):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_trunk_of_a_soma_with_one_neurite_ends_at_the_first_fork() -> None:
+    assert unbranched_trunk(np.array([-1, 0, 1, 2, 2])).tolist() == [0, 1]
+    assert unbranched_trunk(np.array([-1, 0, 0])).tolist() == []
+    assert unbranched_trunk(np.array([-1, 0, 1])).tolist() == [0, 1]
+
+
+def test_as_published_means_the_published_rotation_cuts_and_wasted_cuts() -> None:
+    resolved = ViewSettings(10, rotation="axis", reference=True).resolved()
+    assert (resolved.cut_edge, resolved.rotation) == ("random", "reference")
+    assert ViewSettings(10, rotation="none", reference=True).resolved().rotation == "none"
+    # A trunk of 40 nodes that forks into two tips of one node: nearly every published cut falls on the trunk.
+    parent = np.array([-1, *range(39), 39, 39], np.int32)
+    tree = CachedTree(np.zeros((42, 3), np.float32), parent, subtree_sizes(parent), np.arange(42) >= 40)
+    left = {
+        reference: np.mean(
+            [
+                drop_branches(tree, ViewSettings(41, 1, reference=reference), np.random.default_rng(k)).sum()
+                for k in range(100)
+            ]
+        )
+        for reference in (False, True)
+    }
+    assert left[False] == 41 and left[True] > 41.8
+
+
 def test_the_same_seed_draws_the_same_view_and_another_seed_another() -> None:
     tree = make_tree("random", 200)
     settings = ViewSettings(64, 3, rotation="so3", jitter_std_um=1.0, shift_std_um=10.0)
@@ -216,6 +281,11 @@ def test_scaling_multiplies_all_distances_by_one_factor() -> None:
         ({"jitter_std_um": [1.0, 2.0]}, "jitter_std_um must be one number"),
         ({"shift_std_um": -1.0}, "shift_std_um must be one number"),
         ({"scale_log_std": -0.1}, "scale_log_std must be 0 or more"),
+        ({"num_views": 1}, "num_views must be at least 2"),
+        ({"num_local_views": -1}, "num_local_views must be 0 or more"),
+        ({"local_share": 0.0}, "local_share must be above 0"),
+        ({"local_nodes": 1}, "local_nodes must be at least 2"),
+        ({"reference": True, "mirror": True}, "nothing the reference lacks: mirror"),
     ],
 )
 def test_a_wrong_setting_says_what_is_allowed(settings: dict, message: str) -> None:

@@ -123,7 +123,11 @@ class CellSource:
         self.source_names = list(dict.fromkeys(of_source))
         self._source = np.array([self.source_names.index(name) for name in of_source], np.int64)
 
-        used = _usable(read.labels, division) + [True] * (len(names) - num_own)
+        unknown = set(division.exclude_labels) - set(names)
+        if unknown:
+            listed = ", ".join(map(repr, sorted(unknown)))
+            raise ValueError(f"dataset.exclude_labels names {listed}, which is no label here")
+        used = _usable(read.labels, division) + [name not in division.exclude_labels for name in names[num_own:]]
         self.classes = sorted({name for name, is_used in zip(names, used, strict=True) if is_used})
         number = {name: k for k, name in enumerate(self.classes)}
         self._labels = np.array([number.get(name, NO_LABEL) for name in names], np.int64)
@@ -264,7 +268,7 @@ class CellSource:
             )
         rows = {name: has_label[part] for name, part in rows.items()}
         if is_apart:
-            rows["test"] = np.arange(num_own, len(self._cells))
+            rows["test"] = num_own + np.flatnonzero(self._labels[num_own:] != NO_LABEL)
         names = [cell.id for cell in self._cells]
         check_no_leak(Partition("train, val and test", rows["train"], rows["test"], rows["val"]), self._groups, names)
         return rows
@@ -390,11 +394,6 @@ def _by_column(cells: list[CellGraph], column: str) -> dict[str, np.ndarray]:
 def _usable(labels: list[str], division: Division) -> list[bool]:
     """Which cells have a class that counts; the others can only be trained on (`train_on: all`)."""
     excluded = set(division.exclude_labels)
-    unknown = excluded - set(labels)
-    if unknown:
-        raise ValueError(
-            f"dataset.exclude_labels names {', '.join(map(repr, sorted(unknown)))}, which is no label here"
-        )
     counts = Counter(name for name in labels if name not in excluded)
     min_size = division.min_class_size
     small = {name: n for name, n in counts.items() if n < min_size}
