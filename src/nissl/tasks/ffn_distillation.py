@@ -1,0 +1,229 @@
+"""Learning to flood from a larger network: a small student is trained on what a teacher grows.
+
+For each example the teacher makes its own moves at the volume's resolution, from one active voxel at the centre; what
+it has grown in the end is the student's target. The student may work at a lower resolution: image and target are means
+over blocks of `pool_zyx` voxels, the target of the teacher's *probabilities*. The mean of a block is the share of it
+that the teacher gives to the object, which is what cross entropy with soft targets wants to be told; a mean of logits
+would let one voxel of which the teacher is very sure outvote seven others. Voxels that the teacher never visited keep
+its `pad_value`, by which it means "not this object".
+
+A target depends on nothing but image and centre, so with `dataset.patches.number_of_places` the teacher answers once
+per place, and what it answered is turned and mirrored together with the image from then on. Nothing of it has to be
+saved: a resumed training computes it again. The data set itself must not augment then, and need not know any label but
+those that centres are drawn from.
+
+Hinton et al. 2015, https://arxiv.org/abs/1503.02531, is the idea; the moves are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nissl.flood_fill.movement import logit
+from nissl.tasks.flood_filling import FloodFilling
+from nissl.tasks.growing import Growing, Movement, PolicyName
+
+
+@torch.no_grad()
+def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int, draws: Sequence[int]) -> Tensor:
+    """What the teacher grows from the centre of each example, (B, 1, Z, Y, X) probabilities.
+
+    Args:
+        teacher: a flood-filling network in eval mode.
+        image: (B, 1, Z, Y, X) normalised as the teacher's training data, at its resolution. Its moves use the largest
+            part of it from the first voxel that is its field of view and a whole number of steps; the rest repeats the
+            last voxel.
+        max_moves: per example, the first included.
+        draws: one number per example, which decides the order of its moves.
+    """
+    fov, deltas = np.asarray(teacher.fov_zyx), np.asarray(teacher.deltas_zyx)
+    shape = np.asarray(image.shape[2:])
+    steps = int(((shape - fov) // np.maximum(2 * deltas, 1)).min())
+    if steps < 0:
+        raise ValueError(
+            f"examples have {shape.tolist()} voxels, fewer than the teacher's field of view {fov.tolist()}"
+        )
+    z, y, x = (int(size) for size in fov + 2 * steps * deltas)
+    part = image[:, :, :z, :y, :x]
+    movement = Movement(teacher.fov_zyx, teacher.deltas_zyx, logit(float(teacher.move_threshold)), "fixed", 0)  # type: ignore[arg-type]
+    seeds = torch.full_like(part, logit(float(teacher.pad_value)))  # type: ignore[arg-type]
+    seeds[:, :, z // 2, y // 2, x // 2] = logit(float(teacher.init_activation))  # type: ignore[arg-type]
+    nothing = torch.zeros_like(part)
+    rows = zip(part, nothing, seeds, nothing > 0, draws, strict=True)
+    examples = [Growing(*row[:4], movement, int(row[4])) for row in rows]
+    while slots := [example for example in examples if example.view is not None]:
+        views = [(slice(None), *example.view) for example in slots if example.view is not None]
+        images = torch.stack([example.image[view] for example, view in zip(slots, views, strict=True)])
+        grown = torch.stack([example.seed[view] for example, view in zip(slots, views, strict=True)])
+        for example, logits in zip(slots, teacher(images, grown), strict=True):
+            example.take(logits.float(), max_moves)
+    found = torch.sigmoid(torch.stack([example.seed for example in examples]))
+    missing = [int(size) for size in shape - (z, y, x)]
+    return F.pad(found, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
+
+
+def turned(arrays: Sequence[Tensor], draw: int) -> list[Tensor]:
+    """Arrays (C, Z, Y, X) of one example under one of the symmetries of a box, decided by `draw`.
+
+    Axes of equal length may change places.
+    """
+    rng = np.random.default_rng([2, draw])
+    order, flips = rng.permutation(3), rng.random(3) < 0.5
+    shape = arrays[0].shape[1:]
+    if any(shape[axis] != shape[source] for axis, source in enumerate(order)):
+        order = np.arange(3)
+    axes = [0, *(int(axis) + 1 for axis in order)]
+    flipped = [axis + 1 for axis in range(3) if flips[axis]]
+    return [array.permute(axes).flip(flipped) for array in arrays]
+
+
+class FFNDistillation(FloodFilling):
+    """Flood-filling task whose targets are what a teacher grows; validated, like its parent, on the true labels.
+
+    Needs examples at the volume's own resolution: `dataset.patches.native=true`, `target=object`.
+
+    Args:
+        model: the student.
+        optimizer: partial of a torch optimizer, called with the parameters.
+        teacher: a flood-filling network; its architecture must be that of `teacher_weights`.
+        teacher_weights: safetensors, such as `nissl import ffn` makes; null keeps the weights it has.
+        teacher_moves: of the teacher per example, the first included.
+        teacher_share: of the target; the rest is the true label.
+        pool_zyx: voxels that the teacher sees per voxel that the student sees.
+        policy, window_radius, max_moves, moves_per_step, soft_label, clip_value, nonfinite, boundary_weight,
+        decay_steps, ema_decay: see `FloodFilling`. The teacher is soft already: soft_label is 0 when it has its share.
+    """
+
+    metrics = {
+        "train/loss": "min",
+        "train/f1_at_50": "max",
+        "train/moves_per_example": None,
+        "train/fovs": None,
+        "train/examples": None,
+        "train/skipped_steps": "min",
+        "train/teacher_f1": "max",
+        "train/places_known": None,
+        "val/loss": "min",
+        "val/precision_at_50": "max",
+        "val/recall_at_50": "max",
+        "val/f1_at_50": "max",
+        "val/accuracy_at_50": "max",
+        "val/specificity_at_50": "max",
+        "val/precision_at_90": "max",
+        "val/recall_at_90": "max",
+        "val/f1_at_90": "max",
+        "val/accuracy_at_90": "max",
+        "val/specificity_at_90": "max",
+        "val/moves_per_example": None,
+        "val/moves_correct": None,
+        "val/moves_missed": "min",
+        "val/moves_spurious": "min",
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        teacher: nn.Module,
+        teacher_weights: str | None,
+        teacher_moves: int,
+        teacher_share: float,
+        pool_zyx: Sequence[int],
+        policy: PolicyName,
+        window_radius: int,
+        max_moves: int | None,
+        moves_per_step: int | None,
+        soft_label: float,
+        clip_value: float,
+        nonfinite: Literal["abort", "skip"],
+        boundary_weight: float,
+        decay_steps: int | None,
+        ema_decay: float | None,
+    ) -> None:
+        super().__init__(
+            model, optimizer, policy, window_radius, max_moves, moves_per_step, soft_label, clip_value, nonfinite,
+            boundary_weight, decay_steps, ema_decay,
+        )  # fmt: skip
+        if not 0 <= teacher_share <= 1 or teacher_moves < 1:
+            raise ValueError(
+                "task.teacher_share lies between 0 and 1, task.teacher_moves is at least 1, "
+                f"came {teacher_share} and {teacher_moves}"
+            )
+        if teacher_weights is not None:
+            load_teacher(teacher, teacher_weights)
+        teacher.eval().requires_grad_(False)
+        # In a tuple, which hides it from the checkpoint: it never changes and may be large.
+        self._teacher = (teacher,)
+        self.teacher_moves, self.teacher_share = teacher_moves, teacher_share
+        self.pool: tuple[int, int, int] = (int(pool_zyx[0]), int(pool_zyx[1]), int(pool_zyx[2]))
+        self._teacher_f1 = torch.zeros(())  # of the last batch, soft, against the true label
+        self._known: dict[int, Tensor] = {}  # place -> pooled target, (1, Z, Y, X) half precision
+
+    def on_fit_start(self) -> None:
+        self._teacher[0].to(self.device)
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """The batch as the student learns from it: pooled, with the teacher's answer as label while it trains."""
+        if any(size % pool for size, pool in zip(batch["image"].shape[2:], self.pool, strict=True)):
+            raise ValueError(
+                f"examples of {list(batch['image'].shape[2:])} voxels are no multiple of task.pool_zyx "
+                f"{list(self.pool)}. Set dataset.patches.native=true and dataset.scale_zyx to task.pool_zyx."
+            )
+        image = F.avg_pool3d(batch["image"], self.pool)
+        truth = F.avg_pool3d(batch["label"].float(), self.pool)
+        if not self.trainer.training:
+            return {**batch, "image": image, "label": (truth > 0.5).float()}
+        found = self._targets(batch)
+        self._teacher_f1 = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
+        label = self.teacher_share * found + (1 - self.teacher_share) * truth
+        if "place" in batch:
+            draws = batch["draw"].tolist()
+            pairs = [turned(pair, draw) for *pair, draw in zip(image, label, draws, strict=True)]
+            image, label = (torch.stack(arrays) for arrays in zip(*pairs, strict=True))
+        return {**batch, "image": image, "label": label}
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        self.log("train/teacher_f1", self._teacher_f1)  # the hook above may not log
+        self.log("train/places_known", float(len(self._known)))
+        super().training_step(batch, batch_index)
+
+    def _targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """The teacher's answers, pooled, (B, 1, Z, Y, X); from memory where it has given them before."""
+        if "place" not in batch:
+            return self._ask(batch["image"], batch["draw"].tolist())
+        places = batch["place"].tolist()
+        new = {place: row for row, place in enumerate(places) if place not in self._known}
+        if new:
+            # The order of the moves depends on the place, so that a resumed training gets the same answer.
+            answers = self._ask(batch["image"][list(new.values())], list(new))
+            self._known.update(zip(new, answers.half(), strict=True))
+        return torch.stack([self._known[place] for place in places]).float()
+
+    def _ask(self, image: Tensor, draws: Sequence[int]) -> Tensor:
+        return F.avg_pool3d(teacher_probabilities(self._teacher[0], image, self.teacher_moves, draws), self.pool)
+
+
+def load_teacher(teacher: nn.Module, path: str) -> None:
+    """Weights of a safetensors file into a network.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: weights of another architecture.
+    """
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. Make it with: nissl import ffn <data>/weights/ffn_fib25/model.ckpt-27465036"
+        )
+    try:
+        teacher.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"task.teacher_weights={path} does not fit task.teacher: {error}") from None

@@ -1,0 +1,166 @@
+import functools
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from nissl.models.ffn import FFN
+from nissl.tasks.ffn_distillation import FFNDistillation, load_teacher, teacher_probabilities, turned
+
+# Lightning 2.6 with torch 2.13 warns of itself; loaders of a few batches need no workers.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*does not have many workers", "ignore:.*logging interval"
+)
+
+
+class Bright(nn.Module):
+    """A teacher that knows its object: what is bright belongs to it. Counts its moves."""
+
+    fov_zyx, deltas_zyx = (9, 9, 9), (4, 4, 4)
+    init_activation, pad_value, move_threshold = 0.95, 0.05, 0.9
+
+    def __init__(self):
+        super().__init__()
+        self.moves = 0
+
+    def forward(self, image, seed):
+        self.moves += len(image)
+        return torch.where(image > 0, 5.0, -5.0)
+
+
+def student():
+    return FFN((5, 5, 5), (2, 2, 2), 2, 8, 0.95, 0.5, 0.6, "group", "he")
+
+
+def task(teacher=None, **changed):
+    values = {
+        "optimizer": functools.partial(torch.optim.AdamW, lr=0.01),
+        "teacher": teacher or Bright(),
+        "teacher_weights": None,
+        "teacher_moves": 27,
+        "teacher_share": 1.0,
+        "pool_zyx": (2, 2, 2),
+        "policy": "fixed",
+        "window_radius": 0,
+        "max_moves": 4,
+        "moves_per_step": None,
+        "soft_label": 0.0,
+        "clip_value": 0.7,
+        "nonfinite": "abort",
+        "boundary_weight": 0.0,
+        "decay_steps": None,
+        "ema_decay": None,
+    }
+    return FFNDistillation(student(), **(values | changed))
+
+
+def batch(num=4, places=True):
+    """A bright bar along z in 18^3 voxels; the student sees 9^3. The true label is empty: only the teacher can tell."""
+    image = torch.full((num, 1, 18, 18, 18), -1.0)
+    image[:, :, :, 5:13, 5:13] = 1.0
+    items = {"image": image, "label": torch.zeros_like(image), "draw": torch.arange(num)}
+    return items | ({"place": torch.arange(num) % 2} if places else {})
+
+
+def test_the_teacher_grows_over_its_moves_and_says_pad_value_where_it_never_was():
+    image = batch(1)["image"]
+    teacher = Bright()
+    one = teacher_probabilities(teacher, image, 1, [0])
+    assert teacher.moves == 1 and one.shape == image.shape
+    assert one[0, 0, 8, 8, 8] > 0.9 and one[0, 0, 0, 8, 8] == pytest.approx(0.05)
+    all_moves = teacher_probabilities(teacher, image, 27, [0])
+    assert all_moves[0, 0, 0, 8, 8] > 0.9 and all_moves[0, 0, 8, 8, 0] < 0.1
+    assert torch.equal(all_moves[..., 17], all_moves[..., 16])  # 17 voxels are a whole number of steps, 18 are not
+
+
+def test_the_order_of_moves_is_decided_by_the_draw():
+    """Of the positions that the bar reaches two of 27 are visited, and which ones depends on the draw alone."""
+    image = batch(1)["image"]
+    found = [teacher_probabilities(Bright(), image, 2, [draw]) for draw in (3, 3, 4, 5, 6)]
+    assert torch.equal(found[0], found[1]) and any(not torch.equal(found[0], other) for other in found[2:])
+
+
+def test_a_pooled_target_is_the_share_of_the_block_that_the_teacher_gives_to_the_object():
+    module = task()
+    target = module._ask(batch(1)["image"], [0])[0, 0, 4]
+    inside, outside = torch.sigmoid(torch.tensor(5.0)), torch.sigmoid(torch.tensor(-5.0))
+    assert target[4, 4] == pytest.approx(float(inside)) and target[4, 8] == pytest.approx(float(outside))
+    assert target[4, 2] == pytest.approx(float(inside + outside) / 2)  # voxels 4 (dark) and 5 (bright)
+
+
+def fit(module, batches, **arguments):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False, num_sanity_val_steps=0, **arguments)  # fmt: skip
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    trainer.fit(module, loader, loader)
+    return trainer
+
+
+def test_the_student_learns_what_only_the_teacher_knows():
+    torch.manual_seed(0)
+    module = task()
+    fit(module, [batch()] * 4, max_epochs=15)
+    image = F.avg_pool3d(batch(1)["image"], 2)
+    seed = torch.zeros_like(image)
+    seed[:, :, 4, 4, 4] = 3.0
+    found = module.model(image[..., 2:7, 2:7, 2:7], seed[..., 2:7, 2:7, 2:7])
+    assert found[0, 0, 2, 2, 2] > 1 and found[0, 0, 2, 2, 2] - found[0, 0, 2, 2, 4] > 1
+
+
+def test_the_teacher_answers_once_for_each_place():
+    teacher = Bright()
+    module = task(teacher, teacher_moves=1)
+    fit(module, [batch()] * 3, max_epochs=2)
+    assert teacher.moves == 2 and set(module._known) == {0, 1}
+
+
+def test_without_places_it_answers_every_time():
+    teacher = Bright()
+    fit(task(teacher, teacher_moves=1), [batch(places=False)] * 3, max_epochs=1)
+    assert teacher.moves == 12
+
+
+def test_the_teacher_is_neither_trained_nor_saved():
+    teacher = FFN((9, 9, 9), (4, 4, 4), 1, 4, 0.95, 0.05, 0.9)
+    module = task(teacher)
+    assert not [name for name in module.state_dict() if "teacher" in name]
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    trained = {id(parameter) for parameter in module.parameters()}
+    assert not trained & {id(parameter) for parameter in teacher.parameters()}
+
+
+def test_turning_keeps_image_and_target_together_and_needs_only_the_draw():
+    cube = torch.arange(27.0).view(1, 3, 3, 3)
+    seen = set()
+    for draw in range(60):
+        one, two = turned([cube, cube.clone()], draw)
+        assert torch.equal(one, two) and torch.equal(one, turned([cube], draw)[0])
+        seen.add(tuple(one.flatten().tolist()))
+    assert len(seen) > 25  # of 48
+    assert turned([torch.zeros(1, 2, 3, 4)], 1)[0].shape == (1, 2, 3, 4)
+
+
+def test_weights_come_from_a_file_and_must_fit(tmp_path):
+    teacher = FFN((9, 9, 9), (4, 4, 4), 1, 4, 0.95, 0.05, 0.9)
+    save_file(
+        {name: torch.ones(value.shape) for name, value in teacher.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    load_teacher(teacher, str(tmp_path / "w.safetensors"))
+    assert all(np.allclose(value.detach(), 1) for value in teacher.parameters())
+    with pytest.raises(ValueError, match="does not fit task.teacher"):
+        load_teacher(student(), str(tmp_path / "w.safetensors"))
+    with pytest.raises(FileNotFoundError, match="nissl import ffn"):
+        load_teacher(teacher, str(tmp_path / "nothing.safetensors"))
+
+
+def test_examples_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="no multiple of task.pool_zyx"):
+        fit(task(pool_zyx=(4, 4, 4)), [batch()], max_epochs=1)
+    with pytest.raises(ValueError, match="fewer than the teacher"):
+        teacher_probabilities(Bright(), torch.zeros(1, 1, 8, 8, 8), 1, [0])
+    with pytest.raises(ValueError, match="teacher_share"):
+        task(teacher_share=2.0)
