@@ -105,7 +105,7 @@ def test_sections_beyond_a_misalignment_lie_beside_their_place_with_labels_and_s
     inner = (slice(8, -8), slice(8, -8))
     usual = agreement(labels[12][inner], labels[13][inner])
     jump = agreement(labels[13][inner], labels[14][inner])
-    undone = agreement(labels[13][inner], np.roll(labels[14], (5, -4), (0, 1))[inner])
+    undone = agreement(labels[13][inner], np.roll(labels[14], (-5, 4), (0, 1))[inner])
     assert jump < usual - 0.05 and undone > jump + 0.05
     ids = scene.volume.skeletons.ids_at_nodes(labels, scene.volume.voxel_size_zyx_nm)
     assert len(ids) > 50 and np.array_equal(ids, scene.volume.skeletons.skeleton_of)

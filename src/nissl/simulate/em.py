@@ -146,7 +146,7 @@ def simulate_scene(
     labels = _paint(block, voxel_size, walks, somata)
     labels[from_vessel < WALL_NM] = 0
     raw = _draw(labels, voxel_size, walks, somata, from_vessel, noise, blur_nm, rng)
-    first = margin + shifts  # (Z, 2) where each section is cut
+    first = margin - shifts  # (Z, 2) where each section is cut, for its content to lie `shifts` beside its place
 
     def cut(array: np.ndarray) -> np.ndarray:
         height, width = shape_zyx[1:]
