@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nissl.runs.annotations import accepts
 from nissl.runs.compose import is_path_key
+from nissl.runs.interpolation import NotPlain, resolved
 from nissl.runs.origins import Composed, ConfigTree, all_keys, select
 from nissl.runs.problems import Problem, nearest, shown
 from nissl.runs.signatures import Signature, TargetError, signature
@@ -109,7 +110,11 @@ class _Checker:
 
     def _interpolations(self) -> Iterator[Problem]:
         """Fill `resolved`; what cannot be resolved stays as written and is reported."""
-        config = OmegaConf.create(self.raw)
+        try:
+            self.resolved = resolved(self.raw)
+            return
+        except NotPlain:
+            config = OmegaConf.create(self.raw)
         try:
             self.resolved = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
             return

@@ -71,6 +71,7 @@ class ConfigTree:
             raise ValueError(f"no configuration folder {folder}")
         self.folder = folder.resolve()
         self._files: dict[str, ConfigFile] = {}
+        self._chosen: dict[tuple[str, ...], Composed] = {}
         self._repository = _Repository(self)
 
     @cached_property
@@ -115,6 +116,8 @@ class ConfigTree:
     def compose(self, root: str, overrides: list[Override]) -> Composed:
         """Merge the files of a defaults list and the overrides.
 
+        The files that the same choices of options lead to are merged once; a search asks for them hundreds of times.
+
         Args:
             root: name of the root file, `train`.
             overrides: parsed; groups and options must exist (`check_choices`), sweeps must be expanded.
@@ -122,20 +125,37 @@ class ConfigTree:
         Raises:
             ConfigError: if a defaults list is wrong or Hydra refuses to compose.
         """
+        choices: list[Override] = []
+        values: list[Override] = []
+        for override in overrides:
+            if override.is_hydra_override() or override.is_sweep_override():
+                continue
+            is_choice = override.key_or_group in self.groups and not isinstance(override.value(), dict)
+            (choices if is_choice else values).append(override)
+        key = (root, *(str(override.input_line) for override in choices))
+        if key not in self._chosen:
+            self._chosen[key] = self._merged(root, choices)
+        chosen = self._chosen[key]
+        origins = {name: list(history) for name, history in chosen.origins.items()}
+        composed = Composed(_copied(chosen.values), origins, list(chosen.files), list(chosen.unchosen))
+        for override in values:
+            _apply(composed, override)
+        return composed
+
+    def _merged(self, root: str, choices: list[Override]) -> Composed:
         setbase("1.3")  # Hydra asks for the version whose rules apply; train.py says the same
         try:
             defaults = create_defaults_list(
                 repo=self._repository,
                 config_name=root,
-                overrides_list=overrides,
+                overrides_list=choices,
                 prepend_hydra=False,
                 skip_missing=True,
             )
         except HydraException as error:
             raise ConfigError([Problem(shown(self.folder / f"{root}.yaml"), _sentence(error))]) from error
         composed = Composed({})
-        choices = defaults.overrides.known_choices
-        composed.unchosen = [group for group, option in choices.items() if option == "???"]
+        composed.unchosen = [group for group, option in defaults.overrides.known_choices.items() if option == "???"]
         for default in defaults.defaults:
             if default.config_path is None or default.config_path.startswith("hydra"):
                 continue
@@ -146,9 +166,6 @@ class ConfigTree:
             for key, value in file.values.items():
                 if package or key != "hydra":
                     _merge(target, key, value, join(package, key), key, file, history)
-        for override in defaults.config_overrides:
-            if not override.is_hydra_override():
-                _apply(composed, override)
         return composed
 
 
@@ -293,6 +310,12 @@ def _apply(composed: Composed, override: Override) -> None:
         target[parts[-1]] = {**target[parts[-1]], **value}
     else:
         target[parts[-1]] = value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def select(values: Any, dotted: str) -> Any:
