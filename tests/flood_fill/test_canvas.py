@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nissl.flood_fill import executor
-from nissl.flood_fill.canvas import REJECTED, Canvas, Thresholds
+from nissl.flood_fill.canvas import REJECTED, Canvas, Masks, Moves, Thresholds
 from nissl.flood_fill.movement import logit
 
 FOV, DELTAS = (5, 5, 5), (2, 2, 2)
@@ -169,3 +169,95 @@ def test_no_batch_is_larger_than_asked_and_none_waits_for_a_finished_canvas():
     executor.run(canvases, network, batch_size=2)
     assert max(sizes) == 2 and sizes[-1] == 1
     assert sum(sizes) == sum(canvas.counters["moves"] for canvas in canvases)
+
+
+def test_a_mask_is_not_crossed_and_without_it_is():
+    """A vessel through the first bar: a third of the bar lies behind it."""
+    vessel = torch.zeros(two_bars().shape, dtype=torch.bool)
+    vessel[:, :, 17:21] = True
+    seeds = np.array([(5, 5, 5), (5, 14, 18)])
+    masked = Canvas(two_bars(), FOV, DELTAS, thresholds(), seeds, masks=Masks(moves=vessel))
+    executor.run([masked], oracle, 1)
+    # steps of 2 from 5: the last centre before the mask is 15, and its field of view ends at 17
+    assert int((masked.segmentation[5, 5] > 0).nonzero().max()) == 17
+    assert masked.counters["skipped_restricted"] > 0 and masked.counters["seeds_restricted"] == 1
+    assert ((5, 14, 18), "restricted", 0) in masked.rejected
+    assert int((flood(two_bars(), seeds).segmentation[5, 5] > 0).nonzero().max()) == 27
+
+
+def test_a_seed_mask_forbids_starts_and_no_moves():
+    mask = torch.zeros(two_bars().shape, dtype=torch.bool)
+    mask[:, :, 10:] = True
+    canvas = Canvas(two_bars(), FOV, DELTAS, thresholds(), np.array([(5, 5, 15), (5, 5, 5)]), masks=Masks(seeds=mask))
+    executor.run([canvas], oracle, 1)
+    assert canvas.counters["seeds_restricted"] == 1
+    assert int((canvas.segmentation == 1).sum()) == 5 * 5 * 26
+
+
+def test_segments_that_stood_before_keep_their_ids_and_new_ones_follow():
+    existing = torch.zeros(two_bars().shape, dtype=torch.int32)
+    existing[3:8, 3:8, 2:28] = 7
+    canvas = Canvas(two_bars(), FOV, DELTAS, thresholds(), np.array([(5, 5, 5), (5, 14, 20)]), existing=existing)
+    executor.run([canvas], oracle, 1)
+    assert torch.equal(canvas.segmentation == 7, existing == 7) and set(canvas.origins) == {8}
+
+
+def test_later_seeds_see_what_the_earlier_ones_left():
+    asked = []
+
+    def rest(segmentation):
+        asked.append(int((segmentation > 0).sum()))
+        return np.array([(5, 14, 20)])
+
+    canvas = Canvas(two_bars(), FOV, DELTAS, thresholds(), np.array([(5, 5, 5)]), more_seeds=[rest])
+    executor.run([canvas], oracle, 1)
+    assert asked == [5 * 5 * 26] and set(canvas.origins) == {1, 2} and canvas.is_complete
+
+
+def test_every_refused_seed_is_kept_with_its_reason_and_cost():
+    image = torch.zeros(9, 9, 20)
+    image[4, 4, 3:6] = 1.0
+    canvas = flood(image, [(4, 4, 4), (0, 4, 4), (4, 4, 12)])
+    reasons = {reason: (seed, moves) for seed, reason, moves in canvas.rejected}
+    assert reasons["outside"] == ((0, 4, 4), 0) and reasons["small"][0] == (4, 4, 4) and reasons["small"][1] > 0
+
+
+def test_long_steps_save_moves_inside_a_thick_object_and_fill_it_all_the_same():
+    image = torch.ones(21, 21, 21)
+    seeds = np.array([(10, 10, 10)])
+    short = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds)
+    long = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds, moves=Moves(saturated=0.95, long_step=2.0))
+    for canvas in (short, long):
+        executor.run([canvas], lambda image, seed: centred(9).expand_as(seed).clone() + 2, 1)
+    assert torch.equal(short.segmentation, long.segmentation)
+    assert long.counters["moves"] < short.counters["moves"] / 2
+
+
+def test_positions_whose_surroundings_are_known_can_be_passed_over():
+    image = torch.ones(9, 9, 13)
+    every = flood(image, [(4, 4, 4)], everywhere)
+    fewer = Canvas(image, FOV, DELTAS, thresholds(), np.array([(4, 4, 4)]), moves=Moves(skip_visited=0.8))
+    executor.run([fewer], everywhere, 1)
+    assert fewer.counters["skipped_visited"] > 0 and fewer.counters["moves"] < every.counters["moves"]
+    assert (fewer.segmentation > 0).sum() > 0.9 * (every.segmentation > 0).sum()  # what is left out are the edges
+
+
+def test_the_history_counts_what_each_move_deletes():
+    calls = []
+
+    def network(image, seed):
+        calls.append(1)
+        return everywhere(image, seed) if len(calls) == 1 else torch.where(seed > 0, -3.0, 3.0)
+
+    canvas = Canvas(
+        torch.ones(5, 5, 9), FOV, DELTAS, thresholds(disconnected_seed=-1.0), np.array([(2, 2, 2)]), keep_history=True
+    )
+    executor.run([canvas], network, 1)
+    assert canvas.history[0] == ((2, 2, 2), 0) and canvas.history[1] == ((2, 2, 4), 5 * 5 * 3)
+
+
+def test_the_probability_of_segmented_voxels_is_kept():
+    canvas = Canvas(two_bars(), FOV, DELTAS, thresholds(), np.array([(5, 5, 5)]), keep_probability=True)
+    executor.run([canvas], oracle, 1)
+    assert np.array_equal(canvas.probability > 0, canvas.segmentation.numpy() > 0)
+    assert canvas.probability.max() > 245

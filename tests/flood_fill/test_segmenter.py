@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import nissl.flood_fill.segmenter
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
 
@@ -107,6 +108,54 @@ def test_a_foreign_move_threshold_is_warned_of(caplog):
 
 def test_unknown_policies_and_small_volumes_are_refused():
     with pytest.raises(ValueError, match="seed_policy must be one of"):
-        segmenter(seed_policy="everywhere")
+        segmenter(seed_policy=["peaks", "everywhere"])
     with pytest.raises(ValueError, match="fewer than the field of view"):
         segmenter().segment(BrightIsInside(), [volume(shape=(5, 32, 32))])
+
+
+def test_a_mask_file_keeps_moves_and_seeds_out(tmp_path):
+    import h5py
+
+    truth = volume()
+    mask = np.zeros(truth.raw.shape, bool)
+    mask[:, 14:] = True
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["movement_mask"] = mask
+    (found,) = segmenter(movement_mask=str(tmp_path / "mask.h5")).segment(BrightIsInside(), [truth])
+    assert len(found.origins) == 1 and found.ids[truth.labels == 1].any() and not found.ids[:, 20:].any()
+
+
+def test_a_list_of_policies_is_tried_in_turn():
+    (one,) = segmenter().segment(BrightIsInside(), [volume()])
+    (two,) = segmenter(seed_policy=["peaks", "-peaks"]).segment(BrightIsInside(), [volume()])
+    # the second round sees only what the first left: no seed in a segment is proposed again
+    assert np.array_equal(one.ids, two.ids) and two.counters["seeds"] < one.counters["seeds"]
+
+
+def test_a_finished_segmentation_is_found_in_its_folder_and_a_killed_one_goes_on(tmp_path):
+    whole = segmenter().segment(BrightIsInside(), [volume()])[0]
+    network, settings = BrightIsInside(), {"folder": str(tmp_path), "checkpoint_moves": 3, "segment_threshold": 0.61}
+
+    def stop(module, inputs, output):
+        if module.num_calls == 7:
+            raise KeyboardInterrupt
+
+    network.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        segmenter(**settings).segment(network, [volume()])
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+    second = BrightIsInside()
+    (found,) = segmenter(**settings).segment(second, [volume()])
+    assert np.array_equal(found.ids, whole.ids) and found.origins == whole.origins and found.counters == whole.counters
+    assert second.num_calls == whole.counters["moves"] - 6 and not list(tmp_path.glob("checkpoint-*"))
+    nissl.flood_fill.segmenter._finished.clear()  # as in a new process
+    third = BrightIsInside()
+    (again,) = segmenter(**settings).segment(third, [volume()])
+    assert third.num_calls == 0 and np.array_equal(again.ids, whole.ids) and again.origins == whole.origins
+    assert again.rejected == found.rejected and again.overlaps == found.overlaps
+
+
+@pytest.mark.parametrize("name, value", [("backend", "tpu"), ("move_order", "random"), ("precision", "int4")])
+def test_unknown_words_are_refused_with_the_known_ones(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be one of"):
+        segmenter(**{name: value})

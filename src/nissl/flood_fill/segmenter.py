@@ -1,54 +1,39 @@
 """Segments a volume with a flood-filling network: seeds, canvas and executor behind one call.
 
 The settings live in `conf/segmenter/flood_fill.yaml`. Evaluators that ask for the same segmentation (same weights, same
-image, same settings) get the one made first: flooding is what evaluation spends its time on.
+image, same settings) get the one made first: flooding is what evaluation spends its time on. With a `folder`, finished
+segmentations are also kept in files, and a flooding that was killed goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from nissl.flood_fill import executor, seeds
-from nissl.flood_fill.canvas import Canvas, Origin, Thresholds
+from nissl.flood_fill import checkpoint, executor
+from nissl.flood_fill.backends import BACKENDS, PRECISIONS, running
+from nissl.flood_fill.canvas import Canvas, Masks, Moves, Origin, Thresholds
+from nissl.flood_fill.frontier import ORDERS
+from nissl.flood_fill.masks import downsampled
+from nissl.flood_fill.seeds import Scene, policy_named
+from nissl.flood_fill.segmentation import Segmentation, from_arrays, to_arrays
+from nissl.flood_fill.stage_files import StageFiles, fingerprint
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.boxes import triple
+from nissl.volumes.chunked import read_hdf5
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("float32", "bfloat16")
-SEED_POLICIES: dict[str, Callable[[np.ndarray, tuple[float, float, float]], np.ndarray]] = {"peaks": seeds.peaks}
-
 _finished: OrderedDict[str, list[Segmentation]] = OrderedDict()
 NUM_KEPT = 8  # segmentations remembered in one process
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What flooding one volume gave.
-
-    Attributes:
-        ids: (Z, Y, X) int32 at the volume's native resolution; 0 = unassigned.
-        origins: segment id -> where it began (at the network's resolution) and its cost.
-        counters: seeds and moves by outcome.
-        cpu_seconds: processor time spent.
-        truncated: whether `max_moves` ended it.
-    """
-
-    ids: np.ndarray
-    origins: dict[int, Origin]
-    counters: dict[str, int]
-    cpu_seconds: float
-    truncated: bool
 
 
 class FloodFill:
@@ -59,13 +44,19 @@ class FloodFill:
         move_threshold: null takes the one of training; another one is a choice to be measured.
         segment_threshold, min_segment_size, min_boundary_dist_zyx, disconnected_seed_threshold: see
             `nissl.flood_fill.canvas.Thresholds`.
-        seed_policy: "peaks".
+        seed_policy: a name of `nissl.flood_fill.seeds`, or several, tried one after the other; "-name" reverses.
         batch_size: moves of different canvases evaluated together.
         max_moves: per volume; null for no limit.
         precision: "float32", or "bfloat16" for the network's convolutions; seeds stay float32. Many times faster on
             GPUs and on processors with AMX, slower than float32 on others.
         reflect_border: mirror the image at its faces by half a field of view, so that objects may start and move up to
             the last voxel. Without it, as published, what lies nearer to a face is reached only from further inside.
+        backend: what runs the network, see `nissl.flood_fill.backends`.
+        move_order, skip_visited, saturated, long_step: see `nissl.flood_fill.canvas.Moves`.
+        movement_mask, seed_mask: HDF5 files, or null; non-zero voxels of the dataset `movement_mask` (`seed_mask`), of
+            the shape of the whole image file, are no place for a move (a seed).
+        folder: keeps segmentations and checkpoints; null keeps nothing beyond this process.
+        checkpoint_moves: moves between two checkpoints; without `folder` there are none.
     """
 
     def __init__(
@@ -75,22 +66,43 @@ class FloodFill:
         min_segment_size: int,
         min_boundary_dist_zyx: Sequence[int],
         disconnected_seed_threshold: float,
-        seed_policy: str,
+        seed_policy: str | Sequence[str],
         batch_size: int,
         max_moves: int | None,
         precision: str,
         reflect_border: bool,
+        backend: str = "eager",
+        move_order: str = "first_found",
+        skip_visited: float | None = None,
+        saturated: float | None = None,
+        long_step: float = 1.5,
+        movement_mask: str | None = None,
+        seed_mask: str | None = None,
+        folder: str | None = None,
+        checkpoint_moves: int = 500,
     ) -> None:
         self.move_threshold, self.segment_threshold = move_threshold, segment_threshold
         self.min_segment_size = min_segment_size
         self.min_boundary_dist_zyx = triple(np.asarray(min_boundary_dist_zyx))
         self.disconnected_seed_threshold = disconnected_seed_threshold
-        if seed_policy not in SEED_POLICIES:
-            raise ValueError(f"seed_policy must be one of {sorted(SEED_POLICIES)}, came {seed_policy!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {list(PRECISIONS)}, came {precision!r}")
-        self.seed_policy, self.batch_size, self.max_moves = seed_policy, batch_size, max_moves
-        self.precision, self.reflect_border = precision, reflect_border
+        self.seed_policies = [seed_policy] if isinstance(seed_policy, str) else list(seed_policy)
+        for name, value, known in (
+            ("precision", precision, PRECISIONS),
+            ("backend", backend, BACKENDS),
+            ("move_order", move_order, ORDERS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {list(known)}, came {value!r}")
+        for name in self.seed_policies:
+            policy_named(name)
+        if not self.seed_policies:
+            raise ValueError("seed_policy needs at least one name")
+        self.batch_size, self.max_moves = batch_size, max_moves
+        self.precision, self.reflect_border, self.backend = precision, reflect_border, backend
+        self.moves = Moves(move_order, skip_visited, saturated, long_step)
+        self.movement_mask, self.seed_mask = movement_mask, seed_mask
+        self.files = None if folder is None else StageFiles(Path(folder))
+        self.checkpoint_moves = checkpoint_moves
 
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
@@ -109,7 +121,13 @@ class FloodFill:
         )
 
     def segment(
-        self, network: nn.Module, volumes: Sequence[AnnotatedVolume], max_moves: int | None = None
+        self,
+        network: nn.Module,
+        volumes: Sequence[AnnotatedVolume],
+        max_moves: int | None = None,
+        *,
+        starts_zyx: Sequence[np.ndarray] | None = None,
+        existing: Sequence[np.ndarray] | None = None,
     ) -> list[Segmentation]:
         """Segment each volume, or return what an equal call gave before.
 
@@ -117,6 +135,8 @@ class FloodFill:
             network: in eval mode, on the device to use; reads `fov_zyx` and `deltas_zyx`.
             volumes: each one is a canvas; they share batches.
             max_moves: a tighter limit for this call.
+            starts_zyx: seeds of each volume, (S, 3) at the network's resolution, instead of the policy's.
+            existing: segments of each volume at the network's resolution, to be left as they are.
 
         Raises:
             ValueError: a volume smaller than the field of view.
@@ -124,16 +144,36 @@ class FloodFill:
         limits = [limit for limit in (self.max_moves, max_moves) if limit is not None]
         limit = min(limits) if limits else None
         thresholds = self.thresholds(network)
-        fov_and_deltas = (network.fov_zyx, network.deltas_zyx)
-        numerics = (self.batch_size, self.precision, self.reflect_border)
-        settings = (thresholds, fov_and_deltas, self.seed_policy, limit, numerics)
-        key = _fingerprint(network, volumes, settings)
+        masks = [self.masks(volume) for volume in volumes]
+        key = fingerprint(
+            (thresholds, network.fov_zyx, network.deltas_zyx, self.seed_policies, limit, self.moves),
+            (self.batch_size, self.precision, self.reflect_border, self.backend),
+            network.state_dict(),
+            [volume_facts(volume) for volume in volumes],
+            masks,
+            starts_zyx,
+            existing,
+        )
         if key not in _finished:
-            _finished[key] = self._flood(network, volumes, thresholds, limit)
+            found = self._read(key, len(volumes))
+            if found is None:
+                found = self._flood(network, volumes, thresholds, limit, masks, starts_zyx, existing, key)
+            _finished[key] = found
             while len(_finished) > NUM_KEPT:
                 _finished.popitem(last=False)
         _finished.move_to_end(key)
         return _finished[key]
+
+    def masks(self, volume: AnnotatedVolume) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Masks of moves and of seeds at the network's resolution."""
+        found = []
+        for path, name in ((self.movement_mask, "movement_mask"), (self.seed_mask, "seed_mask")):
+            if path is None:
+                found.append(None)
+            else:
+                mask = read_hdf5(path, name, "labels", volume.box) != 0
+                found.append(downsampled(mask, volume.scale_zyx))
+        return found[0], found[1]
 
     def _flood(
         self,
@@ -141,61 +181,150 @@ class FloodFill:
         volumes: Sequence[AnnotatedVolume],
         thresholds: Thresholds,
         max_moves: int | None,
+        masks: Sequence[tuple[np.ndarray | None, np.ndarray | None]],
+        starts_zyx: Sequence[np.ndarray] | None,
+        existing: Sequence[np.ndarray] | None,
+        key: str,
     ) -> list[Segmentation]:
-        fov, deltas = triple(network.fov_zyx), triple(network.deltas_zyx)  # type: ignore[arg-type]
-        device = next(network.parameters()).device
-        canvases = []
         before = time.process_time()
-        for volume in volumes:
-            image = volume.network_image()
-            if np.any(np.less(image.shape, fov)):
-                raise ValueError(
-                    f"volume '{volume.name}' has {list(image.shape)} voxels at the network's resolution, fewer than "
-                    f"the field of view {list(fov)}"
-                )
-            voxel_size = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
-            starts = SEED_POLICIES[self.seed_policy](image, tuple(voxel_size))
-            if self.reflect_border:
-                image = np.pad(image, [(size // 2,) * 2 for size in fov], mode="reflect")
-                starts = starts + np.asarray(fov) // 2
-            canvases.append(Canvas(torch.from_numpy(image).to(device), fov, deltas, thresholds, starts, max_moves))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            executor.run(canvases, network, self.batch_size)
-        seconds = time.process_time() - before
-        segmentations = []
-        for volume, canvas in zip(volumes, canvases, strict=True):
-            ids, origins = canvas.segmentation.clamp(min=0).cpu().numpy(), canvas.origins
-            if self.reflect_border:
-                z, y, x = (slice(size // 2, -(size // 2)) for size in fov)
-                ids = ids[z, y, x]
-                origins = {segment: _shifted(origin, -(np.asarray(fov) // 2)) for segment, origin in origins.items()}
-            counters = dict(sorted(canvas.counters.items()))
-            counters["seeds"] = len(canvas.seeds)
-            log.info("flooded '%s': %s", volume.name, counters)
-            segmentations.append(
-                Segmentation(
-                    volume.native(ids),
-                    origins,
-                    counters,
-                    cpu_seconds=seconds * canvas.counters["moves"] / max(sum(c.counters["moves"] for c in canvases), 1),
-                    truncated=canvas.next_seed < len(canvas.seeds) or canvas.start is not None,
-                )
+        canvases = [
+            self._canvas(
+                network,
+                volume,
+                thresholds,
+                max_moves,
+                masks[i],
+                None if starts_zyx is None else starts_zyx[i],
+                None if existing is None else existing[i],
             )
+            for i, volume in enumerate(volumes)
+        ]
+        path = None if self.files is None else self.files.path("checkpoint", key)
+        save = None if path is None else self._checkpoints(canvases, path, key)
+        with running(network, self.backend, self.precision, triple(network.fov_zyx)) as call:  # type: ignore[arg-type]
+            seconds = executor.run(canvases, call, self.batch_size, save)
+        log.info("CPU-seconds: %s", seconds)
+        total = time.process_time() - before
+        segmentations = []
+        for i, (volume, canvas) in enumerate(zip(volumes, canvases, strict=True)):
+            share = canvas.counters["moves"] / max(sum(c.counters["moves"] for c in canvases), 1)
+            found = self._segmentation(volume, canvas, total * share)
+            log.info("flooded '%s': %s", volume.name, found.counters)
+            if self.files is not None:
+                self.files.write(f"flood{i}", key, *to_arrays(found))
+            segmentations.append(found)
+        if path is not None:
+            path.unlink(missing_ok=True)
         return segmentations
 
+    def _read(self, key: str, num_volumes: int) -> list[Segmentation] | None:
+        """What an earlier process has finished, or None."""
+        if self.files is None:
+            return None
+        stored = [self.files.read(f"flood{i}", key) for i in range(num_volumes)]
+        return None if None in stored else [from_arrays(*one) for one in stored if one is not None]
 
-def _shifted(origin: Origin, offset_zyx: np.ndarray) -> Origin:
-    return dataclasses.replace(origin, start_zyx=triple(np.add(origin.start_zyx, offset_zyx)))
+    def _canvas(
+        self,
+        network: nn.Module,
+        volume: AnnotatedVolume,
+        thresholds: Thresholds,
+        max_moves: int | None,
+        masks: tuple[np.ndarray | None, np.ndarray | None],
+        starts_zyx: np.ndarray | None,
+        existing: np.ndarray | None,
+    ) -> Canvas:
+        fov, deltas = triple(network.fov_zyx), triple(network.deltas_zyx)  # type: ignore[arg-type]
+        image = volume.network_image()
+        if np.any(np.less(image.shape, fov)):
+            raise ValueError(
+                f"volume '{volume.name}' has {list(image.shape)} voxels at the network's resolution, fewer than "
+                f"the field of view {list(fov)}"
+            )
+        z, y, x = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
+        border = np.asarray(fov) // 2 if self.reflect_border else np.zeros(3, np.int64)
+        inner = triple(border), image.shape
+        unwanted = [mask for mask in masks if mask is not None]
+        forbidden = np.logical_or.reduce(unwanted) if unwanted else None
+
+        def seeds(name: str, segmentation: np.ndarray) -> np.ndarray:
+            scene = Scene(image, (float(z), float(y), float(x)), cropped(segmentation, *inner), forbidden)
+            return policy_named(name)(scene) + border
+
+        padded = np.pad(image, [(n, n) for n in border], mode="reflect")
+        before = np.zeros(padded.shape, np.int32)
+        if existing is not None:
+            before = np.pad(existing, [(n, n) for n in border], mode="reflect").astype(np.int32)
+        first = seeds(self.seed_policies[0], before) if starts_zyx is None else starts_zyx + border
+        later = [] if starts_zyx is not None else [partial(seeds, name) for name in self.seed_policies[1:]]
+        device = next(network.parameters()).device
+
+        def on_device(mask: np.ndarray | None) -> torch.Tensor | None:
+            if mask is None:
+                return None
+            return torch.from_numpy(np.pad(mask, [(n, n) for n in border], mode="reflect")).to(device)
+
+        return Canvas(
+            torch.from_numpy(padded).to(device),
+            fov,
+            deltas,
+            thresholds,
+            first,
+            max_moves,
+            moves=self.moves,
+            masks=Masks(on_device(masks[0]), on_device(masks[1])),
+            existing=None if existing is None else torch.from_numpy(before).to(device),
+            more_seeds=later,
+        )
+
+    def _segmentation(self, volume: AnnotatedVolume, canvas: Canvas, cpu_seconds: float) -> Segmentation:
+        ids = canvas.segmentation.clamp(min=0).cpu().numpy()
+        offset = np.asarray(canvas.fov) // 2 if self.reflect_border else np.zeros(3, np.int64)
+        ids = cropped(ids, triple(offset), np.subtract(ids.shape, 2 * offset))
+        origins = {
+            segment: Origin(triple(np.subtract(origin.start_zyx, offset)), origin.num_moves, origin.num_voxels)
+            for segment, origin in canvas.origins.items()
+        }
+        rejected = [
+            (triple(np.subtract(start, offset)), reason, num_moves) for start, reason, num_moves in canvas.rejected
+        ]
+        counters = dict(sorted(canvas.counters.items()))
+        counters["seeds"] = len(canvas.seeds)
+        return Segmentation(
+            volume.native(ids),
+            origins,
+            counters,
+            cpu_seconds,
+            not canvas.is_complete,
+            canvas.overlaps,
+            rejected,
+        )
+
+    def _checkpoints(self, canvases: Sequence[Canvas], path: Path, key: str) -> Callable[[], None]:
+        """Put fresh canvases into their last saved state, if any; returns what saves them from time to time."""
+        if path.exists():
+            checkpoint.restore(canvases, path, key)
+            log.info("going on from %s", path)
+
+        def moves() -> int:
+            return sum(canvas.counters["moves"] for canvas in canvases)
+
+        saved_at = moves()
+
+        def save() -> None:
+            nonlocal saved_at
+            if moves() - saved_at >= self.checkpoint_moves:
+                saved_at = moves()
+                checkpoint.save(canvases, path, key)
+
+        return save
 
 
-def _fingerprint(network: nn.Module, volumes: Sequence[AnnotatedVolume], settings: tuple[object, ...]) -> str:
-    """Hash of everything that a segmentation depends on."""
-    digest = hashlib.blake2b(repr(settings).encode())
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    for volume in volumes:
-        facts = (volume.raw.shape, volume.voxel_size_zyx_nm, volume.scale_zyx, volume.mean, volume.std)
-        digest.update(repr(facts).encode())
-        digest.update(np.ascontiguousarray(volume.raw).tobytes())
-    return digest.hexdigest()
+def volume_facts(volume: AnnotatedVolume) -> tuple[object, ...]:
+    """What of a volume a segmentation depends on."""
+    return (volume.raw, volume.voxel_size_zyx_nm, volume.scale_zyx, float(volume.mean), float(volume.std))
+
+
+def cropped(array: np.ndarray, start_zyx: Sequence[int], shape_zyx: Sequence[int]) -> np.ndarray:
+    z, y, x = (slice(start, start + size) for start, size in zip(start_zyx, shape_zyx, strict=True))
+    return array[z, y, x]

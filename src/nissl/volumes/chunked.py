@@ -45,7 +45,7 @@ def read_hdf5(path: str | Path, dataset: str, kind: str, box: Box | None = None)
         raise ValueError(f"{path} cannot be read as HDF5, it is truncated or of another format ({error})") from error
 
     if kind == "labels":
-        if array.dtype.kind not in "iu":
+        if array.dtype.kind not in "iub":  # a bool mask has the labels 0 and 1
             raise ValueError(f"labels '{dataset}' in {path} are {array.dtype}; expected integers, one id per object")
         if array.dtype.kind == "i" and array.size and array.min() < 0:
             raise ValueError(f"labels '{dataset}' in {path} go down to {array.min()}; ids must be 0 (none) or positive")

@@ -1,0 +1,79 @@
+"""Ways to run a network on this machine, all behind one callable: (image, seed logits) -> seed logits.
+
+`eager` is torch as it is and the reference for the others. `compiled` lets torch fuse what lies between convolutions.
+`openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`); `openvino_int8` also
+replaces convolutions by integer ones, with ranges measured on patches of the image to be segmented. int8 is no
+small change of a network that feeds on its own output: compare VOI and ERL before believing it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+BACKENDS = ("eager", "compiled", "openvino")
+PRECISIONS = ("float32", "bfloat16")
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def running(network: nn.Module, backend: str, precision: str, fov_zyx: Sequence[int]) -> Iterator[Network]:
+    """The network as a callable, for the duration of a flooding.
+
+    Args:
+        network: in eval mode, on its device.
+        backend: one of BACKENDS.
+        precision: "float32" or "bfloat16", of convolutions; what is returned is float32 (a seed added to an answer).
+        fov_zyx: the one shape of its inputs, behind batch and channel.
+    """
+    if backend == "openvino":
+        yield openvino_network(network, precision, fov_zyx)
+        return
+    device = next(network.parameters()).device
+    called = torch.compile(network, dynamic=False) if backend == "compiled" else network
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield called
+
+
+def openvino_network(network: nn.Module, precision: str, fov_zyx: Sequence[int]) -> Network:
+    """`network` compiled by OpenVINO for this processor; as many threads as torch would use."""
+    if importlib.util.find_spec("openvino") is None:
+        raise ValueError("segmenter.backend=openvino needs OpenVINO: pip install openvino, or take backend=eager")
+    import openvino
+
+    model = openvino_model(network, fov_zyx)
+    hints: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+
+    def call(image: Tensor, seed: Tensor) -> Tensor:
+        inputs = [np.ascontiguousarray(image.numpy()), np.ascontiguousarray(seed.numpy())]
+        # The output belongs to the request and is overwritten by the next call.
+        return torch.from_numpy(np.array(compiled(inputs)[0]))
+
+    return call
+
+
+def openvino_model(network: nn.Module, fov_zyx: Sequence[int]) -> Any:
+    """`network` as an OpenVINO graph of float32 weights, for any batch of fields of view."""
+    import openvino
+
+    shape = [2, 1, *fov_zyx]  # traced with two examples: a lone one would take torch's own fast path
+    example = (torch.zeros(shape), torch.zeros(shape))
+    with torch.inference_mode(False), torch.no_grad():
+        model = openvino.convert_model(network.cpu(), example_input=example)
+    model.reshape({each: openvino.PartialShape([-1, *shape[1:]]) for each in model.inputs})
+    return model
