@@ -1,0 +1,248 @@
+"""From a volume to agglomerated neurons: floodings, consensus, filling, agglomeration, one stage after the other.
+
+The settings live in `conf/segmenter/flood_fill_staged.yaml`. Each stage but the first can be switched off with null.
+
+1. `coarse`: large objects at a lower resolution, frozen for what follows.
+2. `flood`: the flooding proper, then again from its origins in reverse order.
+3. consensus of the two: what either splits is split.
+4. `fill`: objects in what is left, usually with a smaller minimum size.
+5. agglomeration: pairs of segments are grown anew and joined.
+6. parts that do not touch are parted, dust is removed, and segments are extended towards membranes.
+
+With a `folder`, every stage is written there under the hash of what it depends on, and read instead of made the next
+time; floodings also go on from their checkpoints. Source of the order: Januszewski et al. 2018; coarse-to-fine after
+its supplement as far as public, with one network for all scales.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nissl.flood_fill.agglomeration import FEATURES, Rule, Vetoes, agglomerate, disputed_pairs
+from nissl.flood_fill.backends import running
+from nissl.flood_fill.consensus import connected_parts, grown, split_consensus
+from nissl.flood_fill.decision_points import DecisionPoint, decision_points
+from nissl.flood_fill.resegmentation import PairScores, Resegmentation, Surroundings, resegment
+from nissl.flood_fill.seeds import reversed_origins
+from nissl.flood_fill.segmentation import Segmentation, network_ids
+from nissl.flood_fill.segmenter import FloodFill, volume_facts
+from nissl.flood_fill.stage_files import StageFiles, fingerprint
+from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.boxes import triple
+
+log = logging.getLogger(__name__)
+
+
+class Agglomeration:
+    """Settings of one agglomeration; see `decision_points`, `Resegmentation`, `Rule` and `Vetoes`.
+
+    Args:
+        pairs: "disputed" looks at pairs that one of the floodings held together, "all" at every pair that comes close.
+        calibration: table `stages_calibration.csv` of an evaluation with the evaluator `stages`; null: published rule.
+    """
+
+    def __init__(
+        self,
+        pairs: str,
+        max_distance_nm: float,
+        radius_zyx: Sequence[int],
+        analysis_radius_zyx: Sequence[int],
+        exclusion_radius_zyx: Sequence[int],
+        max_tries: int,
+        recovered: float,
+        min_iou: float,
+        min_consistency: float,
+        max_deleted: float,
+        calibration: str | None,
+        min_probability: float,
+        soma_radius_nm: float | None,
+        max_fragments: int | None,
+        max_caliber_ratio: float | None,
+        min_turn_degrees: float | None,
+    ) -> None:
+        if pairs not in ("disputed", "all"):
+            raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
+        self.pairs, self.max_distance_nm = pairs, max_distance_nm
+        self.resegmentation = Resegmentation(
+            *(triple(np.asarray(value)) for value in (radius_zyx, analysis_radius_zyx, exclusion_radius_zyx)),
+            max_tries,
+            recovered,
+        )
+        weights = None if calibration is None else read_calibration(Path(calibration))
+        self.rule = Rule(min_iou, min_consistency, max_deleted, weights, min_probability)
+        self.vetoes = Vetoes(soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees)
+
+
+def read_calibration(path: Path) -> tuple[float, ...]:
+    """Weights of FEATURES and the constant from a table with the columns feature and weight."""
+    with path.open() as file:
+        weights = {row["feature"]: float(row["weight"]) for row in csv.DictReader(file)}
+    missing = {*FEATURES, "constant"} - weights.keys()
+    if missing:
+        raise ValueError(f"{path} is no calibration: it lacks {sorted(missing)}, it holds {sorted(weights)}")
+    return tuple(weights[name] for name in (*FEATURES, "constant"))
+
+
+class StagedFloodFill:
+    """Segmenter of several stages.
+
+    Args:
+        flood: the flooding proper; its seeds, thresholds, backend and folder.
+        reverse: flood again from the origins in reverse order and take the consensus.
+        consensus_min_size: parts with fewer voxels are dropped.
+        coarse, coarse_scale_zyx, coarse_min_size: first a flooding by the same network in which `coarse_scale_zyx`
+            voxels become one; objects of at least `coarse_min_size` voxels (of the flooding proper) are kept as they
+            are. A scale of null leaves it out.
+        fill, refill: a flooding of what is left, if `refill`.
+        agglomeration: settings, or null.
+        dust: connected parts with fewer voxels are removed at the end.
+        grow_nm: how far segments are extended into what is left.
+        max_moves: of each flooding; null for no limit.
+    """
+
+    def __init__(
+        self,
+        flood: FloodFill,
+        reverse: bool,
+        consensus_min_size: int,
+        coarse: FloodFill,
+        coarse_scale_zyx: Sequence[int] | None,
+        coarse_min_size: int,
+        fill: FloodFill,
+        refill: bool,
+        agglomeration: Agglomeration | None,
+        dust: int,
+        grow_nm: float,
+        max_moves: int | None,
+        folder: str | None,
+    ) -> None:
+        self.flood, self.reverse, self.consensus_min_size = flood, reverse, consensus_min_size
+        self.coarse, self.coarse_min_size = coarse, coarse_min_size
+        self.coarse_scale = None if coarse_scale_zyx is None else triple(np.asarray(coarse_scale_zyx))
+        self.fill, self.refill, self.agglomeration = fill, refill, agglomeration
+        self.dust, self.grow_nm, self.max_moves = dust, grow_nm, max_moves
+        self.files = None if folder is None else StageFiles(Path(folder))
+
+    def segment(
+        self, network: nn.Module, volumes: Sequence[AnnotatedVolume], max_moves: int | None = None
+    ) -> list[Segmentation]:
+        """Segment each volume; see `FloodFill.segment`."""
+        limits = [limit for limit in (self.max_moves, max_moves) if limit is not None]
+        return [self._segment(network, volume, min(limits) if limits else None) for volume in volumes]
+
+    def _segment(self, network: nn.Module, volume: AnnotatedVolume, max_moves: int | None) -> Segmentation:
+        stages: dict[str, np.ndarray] = {}  # at the network's resolution
+        floodings: list[Segmentation] = []
+
+        def flooded(segmenter: FloodFill, existing: np.ndarray | None, **seeds: Any) -> np.ndarray:
+            (found,) = segmenter.segment(
+                network, [volume], max_moves, existing=None if existing is None else [existing], **seeds
+            )
+            floodings.append(found)
+            return network_ids(found.ids, volume)
+
+        frozen = None
+        if self.coarse_scale is not None:
+            frozen = stages["coarse"] = self._coarse(network, volume, max_moves, floodings)
+        ids = stages["forward"] = flooded(self.flood, frozen)
+        others = [ids]
+        if self.reverse:
+            starts = reversed_origins([origin.start_zyx for origin in floodings[-1].origins.values()])
+            other = stages["reverse"] = flooded(self.flood, frozen, starts_zyx=[starts])
+            others.append(other)
+            ids = stages["consensus"] = split_consensus(ids, other, self.consensus_min_size)
+        if self.refill:
+            ids = stages["fill"] = flooded(self.fill, ids)
+        tables: dict[str, list[dict[str, Any]]] = {}
+        if self.agglomeration is not None:
+            ids, tables["decisions"], moves = self._agglomerated(network, volume, ids, others)
+            stages["agglomeration"] = ids
+            floodings.append(Segmentation(ids, {}, {"moves": moves}, 0.0, False))
+        z, y, x = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
+        ids = connected_parts(ids, self.dust)
+        if self.grow_nm > 0:
+            ids = grown(ids, (float(z), float(y), float(x)), self.grow_nm)
+        stages["final"] = ids
+        counters: Counter[str] = Counter()
+        for flooding in floodings:
+            counters.update(flooding.counters)
+        left = set(np.unique(ids).tolist())
+        return Segmentation(
+            volume.native(ids),
+            {segment: origin for segment, origin in floodings[0].origins.items() if segment in left},
+            dict(sorted(counters.items())),
+            sum(flooding.cpu_seconds for flooding in floodings),
+            any(flooding.truncated for flooding in floodings),
+            rejected=[entry for flooding in floodings for entry in flooding.rejected],
+            stages={name: volume.native(found) for name, found in stages.items()},
+            tables=tables,
+        )
+
+    def _coarse(
+        self, network: nn.Module, volume: AnnotatedVolume, max_moves: int | None, floodings: list[Segmentation]
+    ) -> np.ndarray:
+        """Large objects of a coarser flooding, at the network's resolution."""
+        assert self.coarse_scale is not None
+        scale = triple(np.multiply(volume.scale_zyx, self.coarse_scale))
+        (found,) = self.coarse.segment(network, [dataclasses.replace(volume, scale_zyx=scale)], max_moves)
+        floodings.append(found)
+        return connected_parts(network_ids(found.ids, volume), self.coarse_min_size)
+
+    def _agglomerated(
+        self, network: nn.Module, volume: AnnotatedVolume, ids: np.ndarray, others: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, list[dict[str, Any]], int]:
+        """Joined segments, the decisions, and the moves they took."""
+        settings = self.agglomeration
+        assert settings is not None
+        z, y, x = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
+        voxel_size = (float(z), float(y), float(x))
+        points = decision_points(ids, voxel_size, settings.max_distance_nm)
+        if settings.pairs == "disputed":
+            wanted = disputed_pairs(ids, others, self.dust)
+            points = [point for point in points if (point.first, point.second) in wanted]
+        scores = self._scores(network, volume, ids, points, voxel_size)
+        joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes)
+        log.info("agglomeration: %d of %d pairs joined", sum(row["joined"] for row in rows), len(rows))
+        return joined, rows, sum(score.moves for score in scores)
+
+    def _scores(
+        self,
+        network: nn.Module,
+        volume: AnnotatedVolume,
+        ids: np.ndarray,
+        points: Sequence[DecisionPoint],
+        voxel_size: tuple[float, float, float],
+    ) -> list[PairScores]:
+        settings = self.agglomeration
+        assert settings is not None
+        fov, deltas = triple(network.fov_zyx), triple(network.deltas_zyx)  # type: ignore[arg-type]
+        thresholds = self.flood.thresholds(network)
+        key = fingerprint(
+            network.state_dict(), fov, deltas, thresholds, settings.resegmentation, self.flood.moves,
+            (self.flood.precision, self.flood.backend), volume_facts(volume), ids, points,
+        )  # fmt: skip
+        stored = None if self.files is None else self.files.read("scores", key)
+        if stored is not None:
+            return [PairScores(*values) for values in stored[1]["scores"]]
+        before = time.process_time()
+        forbidden, _ = self.flood.masks(volume)
+        around = Surroundings(
+            torch.from_numpy(volume.network_image()), ids, voxel_size, fov, deltas, thresholds, forbidden
+        )
+        with running(network, self.flood.backend, self.flood.precision, fov) as call:
+            scores = resegment(points, around, call, settings.resegmentation, self.flood.batch_size)
+        log.info("resegmentation of %d pairs: %.0f CPU-seconds", len(points), time.process_time() - before)
+        if self.files is not None:
+            self.files.write("scores", key, {}, {"scores": [dataclasses.astuple(score) for score in scores]})
+        return scores
