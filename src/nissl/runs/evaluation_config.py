@@ -41,7 +41,7 @@ def compose_evaluation(overrides: list[str]) -> DictConfig:
     for key in _DECIDED_ANEW:
         config[key] = fresh.get(key)
     for override in groups:
-        config[override.key_or_group] = fresh[override.key_or_group]
+        config[override.key_or_group] = fresh.get(override.key_or_group)  # an empty list leaves no key
     for override in values:
         if OmegaConf.select(config, override.key_or_group, default=_MISSING) is _MISSING:
             raise ValueError(f"override {override.input_line!r}: the run's configuration has no such key")
