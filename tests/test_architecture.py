@@ -42,7 +42,7 @@ ROOMS = {
         "nissl.volumes",
         "nissl.simulate",
         top={"torch", "torch_geometric", "pandas", "h5py", "tifffile", *ARRAYS},
-        inside={"yaml", "zarr", "pynwb", "PIL"},
+        inside={"yaml", "zarr", "pynwb", "PIL", "av"},
     ),
     "datasets/catalogue": room("nissl.datasets.catalogue", top=set()),
     "datasets/catalogue_check": room("nissl.datasets.catalogue", top=set(), inside={"h5py", "numpy"}),

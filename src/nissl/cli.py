@@ -131,6 +131,27 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("model", help="a name in conf/model, such as ffn or graph_dino")
     importing.add_argument("checkpoint", type=Path, help="file, or prefix of a TensorFlow checkpoint")
     importing.add_argument("--out", type=Path, help="file to write; default: weights/<folder of it>.safetensors")
+    importing.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what the checkpoint does not hold, such as fov_zyx=[17,33,33]; may be repeated",
+    )
+
+    exporting = command("export", _export, "write the network of a run as safetensors or ONNX")
+    exporting.add_argument("run_dir", type=Path, metavar="run")
+    exporting.add_argument("--out", type=Path, required=True, help="file ending in .safetensors or .onnx")
+    exporting.add_argument("--weights", choices=("best", "last"), default="best")
+    exporting.add_argument("--input", action="append", default=[], help="shape of an ONNX input, such as 1,64,64")
+
+    skeletons = command("skeletonize", _skeletonize, "make skeletons of a label volume, where none were traced")
+    skeletons.add_argument("volume", type=Path, help="HDF5 file")
+    skeletons.add_argument("--labels", default="labels", help="its label dataset (default: labels)")
+    skeletons.add_argument("--out", type=Path, required=True, help="npz file to write, for dataset.skeletons")
+    skeletons.add_argument("--min-voxels", type=int, default=1000, help="smaller labels get none (default: 1000)")
+    skeletons.add_argument("--scale", type=float, default=1.5, help="of TEASAR (default: 1.5)")
+    skeletons.add_argument("--const-nm", type=float, default=100.0, help="of TEASAR (default: 100)")
     return parser
 
 
@@ -381,10 +402,52 @@ def _import(arguments: argparse.Namespace) -> int:
     from nissl.runs.foreign import import_checkpoint
 
     out = arguments.out or Path("weights") / f"{arguments.checkpoint.resolve().parent.name}.safetensors"
-    done = import_checkpoint(arguments.model, arguments.checkpoint, out, conf_dir())
+    changed = _assignments(arguments.set)
+    done = import_checkpoint(arguments.model, arguments.checkpoint, out, conf_dir(), changed)
     print(f"{done.path}: {done.num_tensors} tensors, {done.num_parameters:,} numbers")
     print("architecture: " + ", ".join(f"{key}={value}" for key, value in done.architecture.items()))
     print(f"use it: model={arguments.model} model.weights={done.path}")
+    return 0
+
+
+def _assignments(words: list[str]) -> dict[str, object]:
+    """`key=value` as on train.py's command line: values are YAML."""
+    import yaml
+
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {word}: expected KEY=VALUE, such as fov_zyx=[17,33,33]")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from nissl.runs.export import export_run
+
+    shapes = [[int(size) for size in text.split(",")] for text in arguments.input]
+    done = export_run(arguments.run_dir, arguments.out, arguments.weights, shapes)
+    print(f"{done.path}: {done.num_parameters:,} parameters")
+    if done.path.suffix == ".safetensors":
+        print(f"use it: model.weights={done.path}")
+    return 0
+
+
+def _skeletonize(arguments: argparse.Namespace) -> int:
+    from nissl.volumes.chunked import read_hdf5, read_resolution_nm
+    from nissl.volumes.skeleton_files import describe, write_npz
+    from nissl.volumes.skeletonize import skeletonize
+
+    if arguments.out.suffix != ".npz":
+        raise ValueError(f"--out {arguments.out}: the name of a skeleton file ends in .npz")
+    labels = read_hdf5(arguments.volume, arguments.labels, "labels")
+    size = read_resolution_nm(arguments.volume, arguments.labels)
+    if size is None:
+        raise ValueError(f"{arguments.volume} does not state its voxel size in an attribute resolution_nm (z, y, x)")
+    skeletons = skeletonize(labels, size, arguments.min_voxels, arguments.scale, arguments.const_nm)
+    write_npz(arguments.out, skeletons)
+    print(f"{arguments.out}: {describe(skeletons)}")
     return 0
 
 

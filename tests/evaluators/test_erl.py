@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nissl.evaluators.erl_intervals import bootstrap
+from nissl.evaluators.erl_variants import variants_table
 from nissl.evaluators.error_sites import closest_approaches, error_sites
 from nissl.evaluators.neurite_types import by_type, edge_shares, spines
 from nissl.evaluators.run_lengths import (
@@ -12,7 +13,6 @@ from nissl.evaluators.run_lengths import (
     expected_run_length,
     join,
     segments_in_mask,
-    variants_table,
 )
 from nissl.volumes.skeletons import Skeletons
 
@@ -89,7 +89,7 @@ def test_a_merge_threshold_of_two_nodes_forgives_the_single_node():
 
 
 def test_every_variant_of_the_worked_example_is_as_worked_by_hand():
-    rows = {(r["variant"], r["merge_threshold_nodes"]): r for r in variants_table(*WORKED, [0, 2])}
+    rows = {(r["variant"], r["merge_threshold_nodes"]): r for r in variants_table(*WORKED, [0, 2], 50, 0)}
     assert set(rows) == {("funlib", 0)} | {(name, t) for name in ("em_erl", "strict", "allen") for t in (0, 2)}
     for name in ("funlib", "em_erl", "strict"):  # no neuron has two stretches of one id
         assert rows[name, 0]["erl_nm"] == pytest.approx(71.428571, abs=1e-6)
@@ -98,6 +98,7 @@ def test_every_variant_of_the_worked_example_is_as_worked_by_hand():
     assert rows["allen", 0]["erl_nm"] == pytest.approx((400 * 200 + 200 * 100) / 700)
     assert rows["allen", 0]["normalized"] == pytest.approx((200 + 100) / 700)
     assert rows["allen", 2]["erl_nm"] == pytest.approx((400 * 200 + 200 * 100 + 100 * 100) / 700)
+    assert rows["em_erl", 2]["normalized_low"] < rows["em_erl", 2]["normalized"] < rows["em_erl", 2]["normalized_high"]
     assert rows["em_erl", 2]["merge_threshold_nm"] == 200 and rows["em_erl", 0]["mergers"] == 1
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nissl.evaluators.reference import Reference
+from nissl.evaluators.segmentation import voi_where_both
 from nissl.evaluators.stored_segmentation import StoredSegmentation
 from nissl.runs.records import direction_of
 from nissl.volumes.annotated import AnnotatedVolume
@@ -29,8 +30,8 @@ def volume(tmp_path):
     return AnnotatedVolume("bars", raw, (10.0, 10.0, 10.0), truth, skeletons)
 
 
-def evaluate(path, volume, labels="theirs"):
-    reference = Reference(str(path), labels, "test", 0, False, [0, 2], [0.2], 20, 0, 10, 0)
+def evaluate(path, volume, labels="theirs", segmenter=None):
+    reference = Reference(str(path), labels, "test", segmenter, 0, False, [0, 2], [0.2], 20, 0, 10, 0)
     data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
     return reference(SimpleNamespace(model=None), data)
 
@@ -44,6 +45,16 @@ def test_a_stored_segmentation_is_scored_with_every_metric_under_a_name_of_its_o
     assert scalars["erl_reference/splits"] == 1 and scalars["erl_reference/mergers"] == 0
     assert scalars["coverage_reference"] == 1 and scalars["flood_reference/segments"] == 3
     assert {"objects", "error_sites", "variants"} <= set(result.tables)
+
+
+def test_two_segmentations_are_compared_on_the_voxels_that_both_assign(volume, tmp_path):
+    with h5py.File(tmp_path / "v.h5", "a") as file:
+        file["ours"] = np.where(np.arange(40) < 20, volume.labels, 0)  # blank where theirs is cut
+    scalars = evaluate(tmp_path / "v.h5", volume, segmenter=StoredSegmentation(str(tmp_path / "v.h5"), "ours")).scalars
+    assert scalars["voi_both/sum"] == scalars["voi_both_reference/sum"] == 0 and scalars["voi_both/share"] == 0.5
+    assert scalars["voi_reference/sum"] > 0
+    nothing = np.zeros_like(volume.labels)
+    assert np.isnan(voi_where_both([volume.labels], [nothing], [volume.labels])[:2]).all()
 
 
 def test_a_part_of_the_volume_is_compared_with_the_same_part_of_the_file(volume, tmp_path):

@@ -94,3 +94,13 @@ def test_a_target_outside_the_allowed_packages_is_refused(tmp_path: Path) -> Non
     (tmp_path / "model/bad.yaml").write_text(dedent("_target_: os.system\n"))
     with pytest.raises(ValueError, match="'os.system' is not allowed"):
         import_checkpoint("bad", tmp_path / "model/bad.yaml", tmp_path / "x.safetensors", tmp_path)
+
+
+def test_what_a_checkpoint_does_not_hold_is_set_by_hand_and_must_still_fit(conf: Path, tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "a.pt", w=torch.tensor([[1.0, 2.0, 3.0]]), b=torch.tensor([4.0]))
+    done = import_checkpoint("toy", checkpoint, tmp_path / "toy.safetensors", conf, {"width": 3})
+    assert done.architecture == {"width": 3}
+    with pytest.raises(ValueError, match="does not fit"):
+        import_checkpoint("toy", checkpoint, tmp_path / "toy.safetensors", conf, {"width": 2})
+    with pytest.raises(ValueError, match="--set widht=3: toy is built from width; did you mean 'width'"):
+        import_checkpoint("toy", checkpoint, tmp_path / "toy.safetensors", conf, {"widht": 3})

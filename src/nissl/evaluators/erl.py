@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nissl.evaluators.erl_intervals import bootstrap
+from nissl.evaluators.erl_variants import variants_table
 from nissl.evaluators.error_sites import error_sites
 from nissl.evaluators.neurite_types import by_type, spines
 from nissl.evaluators.result import Figure, Result
@@ -25,7 +26,6 @@ from nissl.evaluators.run_lengths import (
     join,
     path_of_nodes,
     segments_in_mask,
-    variants_table,
 )
 from nissl.evaluators.segmentation_figures import sites_figure
 from nissl.evaluators.stored_segmentation import Segmenter
@@ -150,7 +150,9 @@ class ERL:
         tables = {
             "skeletons": _skeleton_rows(runs, volumes, parts),
             "segments": _segment_rows(runs),
-            "variants": variants_table(skeletons, segments, self.other_thresholds, forbidden),
+            "variants": variants_table(
+                skeletons, segments, self.other_thresholds, self.bootstrap_samples, self.bootstrap_seed, forbidden
+            ),
             "lengths": by_length(runs, [1e3 * bound for bound in self.length_bounds_um]),
             "error_sites": sites,
         }

@@ -1,6 +1,7 @@
 """Scores a segmentation stored in a file, such as a published one, beside our own on the same voxels and skeletons.
 
-Same functions, same tables, same figures; every metric carries `_reference` behind its first word.
+Same functions, same tables, same figures; every metric carries `_reference` behind its first word. Where a segmenter
+is given, both are also compared on the voxels that both assign (`voi_both/sum`, `voi_both_reference/sum`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 from nissl.evaluators.erl import ERL
 from nissl.evaluators.result import Result
-from nissl.evaluators.segmentation import SegmentationScores
-from nissl.evaluators.stored_segmentation import StoredSegmentation
+from nissl.evaluators.segmentation import SegmentationScores, voi_where_both
+from nissl.evaluators.stored_segmentation import Segmenter, StoredSegmentation
 
 
 class Reference:
@@ -20,6 +21,7 @@ class Reference:
     Args:
         path, labels: HDF5 file and dataset; see `StoredSegmentation`.
         split: "val" or "test".
+        segmenter: what makes the segmentation to compare with; None leaves `voi_both/*` out.
         merge_threshold, contiguous, other_thresholds, length_bounds_um: as of `erl`.
         bootstrap_samples, bootstrap_seed: of the intervals.
         num_sites: error sites in the table.
@@ -27,6 +29,9 @@ class Reference:
     """
 
     metrics = {
+        "voi_both/sum": "min",
+        "voi_both_reference/sum": "min",
+        "voi_both/share": None,
         "voi_reference/sum_low": None,
         "voi_reference/sum_high": None,
         "voi_reference/*": "min",
@@ -48,6 +53,7 @@ class Reference:
         path: str,
         labels: str,
         split: str,
+        segmenter: Segmenter | None,
         merge_threshold: int,
         contiguous: bool,
         other_thresholds: list[int],
@@ -57,7 +63,8 @@ class Reference:
         num_sites: int,
         objects_drawn: int,
     ) -> None:
-        stored = StoredSegmentation(path, labels)
+        self.stored = stored = StoredSegmentation(path, labels)
+        self.segmenter, self.split = segmenter, split
         self.scores = SegmentationScores(stored, split, 0, bootstrap_samples, bootstrap_seed, objects_drawn)
         self.run_lengths = ERL(
             stored,
@@ -81,6 +88,14 @@ class Reference:
             for name, value in result.scalars.items()
             if not name.startswith(("voi_", "flood/moves")) or name.startswith("voi_assigned/")
         }
+        if self.segmenter is not None:
+            volumes = data.source.volumes(self.split)
+            ours, theirs = (
+                [found.ids for found in segmenter.segment(getattr(task, "model", None), volumes)]
+                for segmenter in (self.segmenter, self.stored)
+            )
+            both = voi_where_both([volume.labels for volume in volumes], ours, theirs)
+            scalars |= dict(zip(("voi_both/sum", "voi_both_reference/sum", "voi_both/share"), both, strict=True))
         first, second = results
         return dataclasses.replace(
             first,

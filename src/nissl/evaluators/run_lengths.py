@@ -9,7 +9,7 @@ the length of neuron s, L their sum and L_sg the correct cable of s in segment g
 
     ERL = (1/L) * sum over s and g of L_sg^2,   at most (1/L) * sum over s of L_s^2.
 
-There is no official implementation, and those that circulate differ. Each is one row of `VARIANTS`:
+There is no official implementation, and those that circulate differ. Each is a row of `VARIANTS`:
 
 * `funlib` (funlib.evaluate): a segment merges the neurons of which it holds any node; two stretches of one neuron in
   one segment add up even when the cable between them is lost. Our default.
@@ -228,33 +228,6 @@ def segments_in_mask(segmentation: np.ndarray, mask: np.ndarray, merge_threshold
         raise ValueError(f"segmentation {segmentation.shape} and no-merge mask {mask.shape} differ in shape")
     ids, counts = np.unique(segmentation[mask.astype(bool)], return_counts=True)
     return {int(i) for i, count in zip(ids, counts, strict=True) if i != 0 and count > merge_threshold}
-
-
-def variants_table(
-    skeletons: Skeletons, node_segment: np.ndarray, merge_thresholds: Sequence[int], forbidden: Collection[int] = ()
-) -> list[dict[str, Any]]:
-    """Every named variant at every merge threshold, one row each; funlib knows only threshold 0 and no mask."""
-    rows = []
-    for name, how in VARIANTS.items():
-        for threshold in [0] if name == "funlib" else merge_thresholds:
-            wrong = () if name == "funlib" else forbidden
-            runs = expected_run_length(skeletons, node_segment, threshold, forbidden=wrong, **how)
-            rows.append(
-                {
-                    "variant": name,
-                    "merge_threshold_nodes": threshold,
-                    "merge_threshold_nm": path_of_nodes(runs.edge_nm, threshold),
-                    "contiguous": how["contiguous"],
-                    "erl_nm": runs.erl_nm,
-                    "gt_nm": runs.gt_erl_nm,
-                    "normalized": runs.normalized,
-                    "mergers": runs.num_mergers,
-                    "merged_pairs": runs.num_merged_pairs,
-                    "mergers_per_mm": runs.per_mm(runs.num_mergers),
-                    "fraction_merged": runs.length_of["merged"] / runs.total_nm,
-                }
-            )
-    return rows
 
 
 def path_of_nodes(edge_nm: np.ndarray, num_nodes: int) -> float:

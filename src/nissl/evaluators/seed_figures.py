@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ SLAB = 0.04  # of the volume's extent: seeds this near to a section are drawn on
 Rejected = Sequence[tuple[tuple[int, int, int], str, int]]
 
 
-def rejected_rows(rejected: Sequence[Rejected], volumes: Sequence[AnnotatedVolume]) -> list[dict[str, object]]:
+def rejected_rows(rejected: Sequence[Rejected], volumes: Sequence[AnnotatedVolume]) -> list[dict[str, Any]]:
     """One row per seed that became no segment: native voxel of the file, reason, moves that it cost."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for seeds, volume in zip(rejected, volumes, strict=True):
         for start, reason, moves in seeds:
             z, y, x = (int(p) for p in native_voxel(start, volume) + volume.offset_zyx)

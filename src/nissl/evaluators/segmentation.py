@@ -23,6 +23,7 @@ import numpy as np
 
 from nissl.evaluators.object_rendering import objects_figure
 from nissl.evaluators.result import Result
+from nissl.evaluators.seed_figures import rejected_figure, rejected_rows
 from nissl.evaluators.segmentation_figures import sections_figure
 from nissl.evaluators.stored_segmentation import Segmenter
 from nissl.volumes.annotated import AnnotatedVolume
@@ -233,6 +234,25 @@ def scores(overlaps: Overlaps) -> dict[str, float]:
     }
 
 
+def voi_where_both(
+    truths: Sequence[np.ndarray], ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
+) -> tuple[float, float, float]:
+    """VOI sum of ours and of theirs on the labelled voxels that both assign, and the share of those voxels.
+
+    Neither can look better there by leaving out what is hard. NaN if there is no such voxel.
+    """
+    shared = [np.where((a > 0) & (b > 0), truth, 0) for truth, a, b in zip(truths, ours, theirs, strict=True)]
+    if not any(part.any() for part in shared):
+        return float("nan"), float("nan"), 0.0
+    known = [i for i, part in enumerate(shared) if part.any()]
+    sums = [
+        sum(variation_of_information(_overlaps([shared[i] for i in known], [found[i] for i in known])))
+        for found in (ours, theirs)
+    ]
+    share = sum(int((part > 0).sum()) for part in shared) / sum(int((truth > 0).sum()) for truth in truths)
+    return sums[0], sums[1], share
+
+
 class SegmentationScores:
     """Floods the volumes of one split and compares the segments with the true labels.
 
@@ -315,12 +335,16 @@ class SegmentationScores:
             for name, value in segmentation.counters.items()
         ]
         names = [volume.name for volume in volumes]
-        tables = {
+        tables: dict[str, list[dict[str, Any]]] = {
             "counters": counters,
             "objects": object_rows(overlaps, names),
             "segments": segment_rows(overlaps, names),
         }
         figures = {"overlay": sections_figure(volumes[0], truths[0], segmentations[0].ids)}
+        rejected = [segmentation.rejected for segmentation in segmentations]
+        if any(rejected):
+            tables["rejected_seeds"] = rejected_rows(rejected, volumes)
+            figures["rejected_seeds"] = rejected_figure(volumes[0], segmentations[0].ids, rejected[0])
         if self.objects_drawn:
             figures["objects"] = objects_figure(volumes[0], truths[0], segmentations[0].ids, self.objects_drawn)
         return Result(scalars, figures, tables, notes=notes)

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ class Imported:
     architecture: dict[str, Any]
 
 
-def import_checkpoint(model: str, checkpoint: Path, out: Path, conf: Path) -> Imported:
+def import_checkpoint(
+    model: str, checkpoint: Path, out: Path, conf: Path, changed: Mapping[str, Any] | None = None
+) -> Imported:
     """Convert a foreign checkpoint; the file appears whole or not at all.
 
     Args:
@@ -39,6 +42,7 @@ def import_checkpoint(model: str, checkpoint: Path, out: Path, conf: Path) -> Im
         checkpoint: a file, or the prefix of a TensorFlow checkpoint.
         out: the safetensors file to write.
         conf: the configuration folder.
+        changed: constructor arguments that the checkpoint does not hold, such as the field of view of an FFN.
 
     Raises:
         ValueError: if the model or the file is unknown, no checkpoint, or does not fit the model.
@@ -62,6 +66,14 @@ def import_checkpoint(model: str, checkpoint: Path, out: Path, conf: Path) -> Im
     except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{checkpoint} is not a checkpoint that {module.__name__} can read: {reason}") from error
+    for key, value in (changed or {}).items():
+        if key not in architecture:
+            close = nearest(key, sorted(architecture))
+            raise ValueError(
+                f"--set {key}={value}: {model} is built from {', '.join(architecture)}"
+                + (f"; did you mean '{close}'?" if close else "")
+            )
+        architecture[key] = value
     tensors = _checked(target, state, architecture, checkpoint)
     _write(tensors, {**metadata, "architecture": json.dumps(architecture), "model": model}, out)
     return Imported(out, len(tensors), sum(tensor.numel() for tensor in tensors.values()), architecture)
