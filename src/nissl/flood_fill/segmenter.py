@@ -166,7 +166,7 @@ class FloodFill:
 
     def masks(self, volume: AnnotatedVolume) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Masks of moves and of seeds at the network's resolution."""
-        found = []
+        found: list[np.ndarray | None] = []
         for path, name in ((self.movement_mask, "movement_mask"), (self.seed_mask, "seed_mask")):
             if path is None:
                 found.append(None)

@@ -46,7 +46,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[st
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, facts=np.array(json.dumps(dict(facts))), **arrays)
+        everything: dict[str, Any] = {"facts": np.array(json.dumps(dict(facts))), **arrays}
+        np.savez_compressed(file, **everything)
     temporary.replace(path)
 
 

@@ -75,7 +75,9 @@ class Agglomeration:
             raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
         self.pairs, self.max_distance_nm = pairs, max_distance_nm
         self.resegmentation = Resegmentation(
-            *(triple(np.asarray(value)) for value in (radius_zyx, analysis_radius_zyx, exclusion_radius_zyx)),
+            triple(np.asarray(radius_zyx)),
+            triple(np.asarray(analysis_radius_zyx)),
+            triple(np.asarray(exclusion_radius_zyx)),
             max_tries,
             recovered,
         )
