@@ -83,7 +83,7 @@ def hidden_targets(scalars: dict[str, float]) -> Figure:
     ax.axhline(scalars["map_checks/majority"], color="black", lw=0.9, linestyle=":", label="commonest answer")
     ax.set_xticks(at, list(views.values()))
     ax.set(ylim=(0, 1.02), ylabel="lenient test accuracy (share of frames)")
-    ax.legend(fontsize=7, frameon=False, loc="upper center", ncol=2)
+    canvas.legend(fontsize=7, frameon=False, loc="outside lower center", ncol=3)
     return Figure.from_matplotlib(
         canvas,
         "Test accuracy when discs over all stimulated cells, the same for every label, are filled with the mean frame; "

@@ -173,7 +173,8 @@ class MapChecks:
         mask = pool_mask(torch.from_numpy(source.mask), maps.shape[1:]).numpy()
         scale = np.array(maps.shape[1:]) / np.array(source.mask.shape)
         places = dict(zip(source.cells.names, (source.cells.positions_px + 0.5) * scale - 0.5, strict=True))
-        reach = max(float(_radius(source).mean() * scale.mean()), 0.5)
+        # Half the diagonal of a position: the one that holds the target is always within reach.
+        reach = max(float(_radius(source).mean() * scale.mean()), 0.5**0.5)
         patterns = [source.patterns[p] for p in source.table.pattern[rows]]
         alive = maps.reshape(len(maps), -1).any(axis=1)
         targets = [np.array([places[cell] for cell in pattern.cells]) for pattern in patterns]
