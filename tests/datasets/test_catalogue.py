@@ -19,7 +19,15 @@ def test_every_entry_says_what_it_is_whose_and_how_to_get_it() -> None:
 
 def test_non_commercial_data_say_so_in_capitals() -> None:
     marked = {entry.name for entry in CATALOGUE if "NON-COMMERCIAL" in entry.licence}
-    assert marked == {"em_vnc", "morphology_allen", "allen_cell_types"}
+    assert marked == {"em_vnc", "morphology_allen", "allen_cell_types", "mouselight", "jml"}
+
+
+def test_every_cohort_of_neurons_names_a_configuration_that_is_there() -> None:
+    folder = Path(__file__).parents[2] / "conf" / "dataset"
+    for entry in CATALOGUE:
+        if entry.kind == "morphology":
+            name = entry.name if entry.files else entry.how.split("dataset=")[1].split()[0]
+            assert (folder / f"{name}.yaml").exists(), entry.name
 
 
 def digest(path: Path) -> str:

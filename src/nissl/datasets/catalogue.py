@@ -433,17 +433,23 @@ CATALOGUE: tuple[Entry, ...] = (
         name="neuromorpho",
         kind="morphology",
         what="reconstructions of many species and areas, SWC",
-        licence=("NeuroMorpho.Org terms of use (free reuse, citing the original article and NeuroMorpho.Org)"),
+        licence="NeuroMorpho.Org terms of use (free reuse, citing the original article and NeuroMorpho.Org)",
         citation="Ascoli et al. 2007 J Neurosci 27:9247",
-        how="neuromorpho.org, one archive per laboratory; use dataset=morphology_swc",
+        how=(
+            "neuromorpho.org: one laboratory's archive as .zip (CNG version), labels by folder or a CSV with "
+            "file and label; then dataset=morphology_neuromorpho dataset.path=<zip or folder>"
+        ),
     ),
     Entry(
         name="bbp",
         kind="morphology",
-        what="rat somatosensory cortex",
+        what="rat somatosensory cortex of the Blue Brain Project; m-types are not in the files",
         licence="see the site",
         citation="Ramaswamy et al. 2015 Front Neural Circuits 9:44",
-        how="neuromorpho.org, archive Markram; use dataset=morphology_swc",
+        how=(
+            "neuromorpho.org, archive Markram, or the NMC portal; SWC in swc/bbp and swc/bbp/metadata.csv "
+            "with file and mtype; then dataset=morphology_bbp"
+        ),
     ),
     Entry(
         name="m1_patchseq",
@@ -451,15 +457,24 @@ CATALOGUE: tuple[Entry, ...] = (
         what="mouse motor cortex, Patch-seq cells with transcriptomic types",
         licence="see the site",
         citation="Scala et al. 2021 Nature 598:144",
-        how="links in github.com/berenslab/mini-atlas; use dataset=morphology_swc",
+        how=(
+            "links in github.com/berenslab/mini-atlas (reconstructions at BIL, types in its tables); SWC in "
+            "swc/m1_patchseq and metadata.csv with file and type; then dataset=morphology_m1_patchseq"
+        ),
     ),
     Entry(
         name="allen_cell_types",
         kind="morphology",
         what="mouse and human cortex, the whole database",
         licence="Allen Institute terms of use: research and NON-COMMERCIAL, with citation",
-        citation="Allen Institute for Brain Science, Allen Cell Types Database",
-        how="celltypes.brain-map.org; use dataset=morphology_swc",
+        citation=(
+            "Allen Institute for Brain Science, Allen Cell Types Database; angles: Gouwens et al. 2019 Nat "
+            "Neurosci 22:1182, supplementary data 3"
+        ),
+        how=(
+            "celltypes.brain-map.org: SWC by specimen in swc/allen_cell_types and metadata.csv with file, "
+            "dendrite_type, upright_angle and estimated_slice_angle; then dataset=morphology_allen_cell_types"
+        ),
     ),
     Entry(
         name="bil",
@@ -467,14 +482,55 @@ CATALOGUE: tuple[Entry, ...] = (
         what="whole mouse brain, full morphologies",
         licence="see the site",
         citation="Peng et al. 2021 Nature 598:174",
-        how="brainimagelibrary.org; files named *__reg.swc are in voxels (0.114, 0.114, 0.28)",
+        how=(
+            "brainimagelibrary.org: *reg.swc in swc/bil and metadata.csv with file and "
+            "structure_merge__acronym; files named *__reg.swc are in voxels (0.114, 0.114, 0.28 um); then "
+            "dataset=morphology_bil"
+        ),
     ),
     Entry(
         name="mouselight",
         kind="morphology",
         what="whole mouse brain, long-range axons",
-        licence="see the site",
+        licence="CC BY-NC 4.0: NON-COMMERCIAL",
         citation="Winnubst et al. 2019 Cell 179:268",
-        how="mouselight.janelia.org, JSON or SWC; use dataset=morphology_swc",
+        how=(
+            "ml-neuronbrowser.janelia.org: JSON as downloaded in swc/mouselight and metadata.csv with file "
+            "and label; then dataset=morphology_mouselight"
+        ),
+    ),
+    Entry(
+        name="jml",
+        kind="morphology",
+        what="the selection of MouseLight cells of TreeMoCo, 4 regions, SWC",
+        licence="CC BY-NC 4.0: NON-COMMERCIAL",
+        citation="Winnubst et al. 2019 Cell 179:268; Chen et al. 2022 NeurIPS 35",
+        how=(
+            "github.com/TencentAILabHealthcare/NeuronRepresentation lists the cells and folds (copies of the "
+            "fold files disagree); SWC in swc/jml and metadata.csv with file and label; then "
+            "dataset=morphology_jml"
+        ),
+    ),
+    Entry(
+        name="retina_ganglion_cells",
+        kind="morphology",
+        what="ganglion cells of the mouse retina from electron microscopy, by type",
+        licence="see the site",
+        citation="Bae et al. 2018 Cell 173:1293",
+        how=(
+            "museum.eyewire.org: skeletons as SWC with z through the inner plexiform layer, and a CSV with "
+            "file and label; then dataset=morphology_retina dataset.path=<folder> dataset.metadata=<csv>"
+        ),
+    ),
+    Entry(
+        name="botanical_trees",
+        kind="morphology",
+        what="trees as graphs, by species: a check of the method without neurons",
+        licence="see the site",
+        citation="Seidel et al. 2021 Front Plant Sci 12:635440",
+        how=(
+            "from the article: node tables in the columns of SWC (id type x y z radius parent, m) and a CSV "
+            "with file and label; then dataset=morphology_trees dataset.path=<folder> dataset.metadata=<csv>"
+        ),
     ),
 )
