@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nissl.datasets.datamodule import DataModule, Draw
-from nissl.datasets.em import EMSimulated, EMVolume, EMVolumes, default_boxes
+from nissl.datasets.em import EMSimulated, EMVolume, default_boxes
 from nissl.datasets.em_augment import Augment, Misalignment, Rotation
 from nissl.datasets.em_patches import FloodFillPatches
 
@@ -270,12 +270,13 @@ def test_a_volume_may_be_annotated_in_several_boxes(path):
         source(path, train_box=[boxes[0], [[0, 14], [0, 15], [14, 99]]])
 
 
-def test_several_volumes_are_learned_from_with_their_own_grey_values(path, tmp_path):
+def test_further_volumes_are_trained_on_with_their_own_grey_values(path, tmp_path):
     bright = arrays()
     bright["raw"] = bright["raw"] // 2 + 100
-    parts = {"one": source(path), "two": source(write(tmp_path / "two.h5", **bright))}
-    data = EMVolumes(parts, patches(), Augment([0, 1, 2], [0, 1, 2], 0.0, 0.0))
-    assert len(data.files) == 2 and len(data.volumes("val")) == 2
+    other = source(write(tmp_path / "two.h5", **bright))
+    data = source(path, more={"two": other}, augment=Augment([0, 1, 2], [0, 1, 2], 0.0, 0.0))
+    assert len(data.files) == 2 and len(data.volumes("train")) == 2
+    assert len(data.volumes("val")) == len(data.volumes("test")) == 1
     means = [volume.mean for volume in data.volumes("train")]
     assert means[1] - means[0] > 20
     assert all(abs(source.image.mean()) < 1e-4 for source in data.split("train").sources)
@@ -284,10 +285,8 @@ def test_several_volumes_are_learned_from_with_their_own_grey_values(path, tmp_p
 
 
 def test_volumes_of_different_resolution_are_not_mixed(path):
-    with pytest.raises(ValueError, match="voxels of different size"):
-        EMVolumes({"one": source(path), "two": source(path, scale_zyx=[1, 2, 2])}, patches(), None)
-    with pytest.raises(ValueError, match="parts is empty"):
-        EMVolumes({}, patches(), None)
+    with pytest.raises(ValueError, match="Set dataset.more.two.scale_zyx"):
+        source(path, more={"two": source(path, scale_zyx=[1, 2, 2])})
 
 
 def test_deformed_examples_still_show_one_object_around_their_centre(path):
@@ -303,6 +302,28 @@ def test_unknown_kinds_of_examples_are_refused():
         patches(target="mask")
     with pytest.raises(ValueError, match="centres must be one of"):
         patches(centres="balanced")
+
+
+def test_simulated_obstacles_come_with_their_truth_and_examples_of_sections_keep_their_axis():
+    data = EMSimulated(
+        shape_zyx=[20, 48, 48],
+        voxel_size_zyx_nm=[20.0, 9.0, 9.0],
+        seed=0,
+        num_train=1,
+        num_neurites=10,
+        radius_nm=[50.0, 110.0],
+        branch_every_nm=1000.0,
+        noise=8.0,
+        blur_nm=10.0,
+        patches=patches(fov_zyx=[3, 5, 5], deltas_zyx=[1, 2, 2]),
+        augment=Augment([1, 2], [0, 1, 2], 0.2, 0.2, misalignment=Misalignment(1.0, 2, 0.5)),
+        vessel_radius_nm=60.0,
+        misalignments=[[12, 3, -2]],
+    )
+    (scene,) = data.scenes("test")
+    assert scene.volume is data.volumes("test")[0] and scene.vessel.any()
+    assert scene.shifts_yx[12].tolist() == [3, -2] and not scene.shifts_yx[11].any()
+    assert data.split("train")[0]["image"].shape == (1, 5, 9, 9)
 
 
 @pytest.mark.data

@@ -79,7 +79,7 @@ SONGBIRD = {
 
 @pytest.fixture(scope="module")
 def scene():
-    return simulate_scene(seed=3, obstacles=Obstacles(60.0, ((14, 5, -4),), 1, 150.0), **SONGBIRD)
+    return simulate_scene(seed=3, obstacles=Obstacles(60.0, ((14, 9, -8),), 1, 150.0), **SONGBIRD)
 
 
 def test_without_obstacles_a_scene_is_the_volume():
@@ -97,16 +97,15 @@ def test_the_vessel_runs_through_the_volume_and_no_neurite_is_in_it(scene):
 def test_sections_beyond_a_misalignment_lie_beside_their_place_with_labels_and_skeletons(scene):
     """Undone by the stated shift, sections on both sides of the jump fit as neighbours do elsewhere."""
     labels = scene.volume.labels
-    assert np.array_equal(scene.shifts_yx[13:15], [[0, 0], [5, -4]])
+    assert np.array_equal(scene.shifts_yx[13:15], [[0, 0], [9, -8]])
 
     def agreement(a, b):
         return (a == b)[(a > 0) | (b > 0)].mean()
 
-    inner = (slice(8, -8), slice(8, -8))
-    usual = agreement(labels[12][inner], labels[13][inner])
+    inner = (slice(12, -12), slice(12, -12))
     jump = agreement(labels[13][inner], labels[14][inner])
-    undone = agreement(labels[13][inner], np.roll(labels[14], (-5, 4), (0, 1))[inner])
-    assert jump < usual - 0.05 and undone > jump + 0.05
+    undone = agreement(labels[13][inner], np.roll(labels[14], (-9, 8), (0, 1))[inner])
+    assert undone > jump + 0.1
     ids = scene.volume.skeletons.ids_at_nodes(labels, scene.volume.voxel_size_zyx_nm)
     assert len(ids) > 50 and np.array_equal(ids, scene.volume.skeletons.skeleton_of)
 

@@ -1,7 +1,7 @@
 """EM volumes with labels and skeletons, and training examples drawn from them.
 
 A source knows its volumes (`volumes(split)`, which evaluators segment and score) and its examples (`split(name)`,
-which a task learns from). `EMVolume` reads one HDF5 file, `EMVolumes` is several of them, each with its own boxes and
+which a task learns from). `EMVolume` reads an HDF5 file, and may train on further ones, each with its own boxes and
 grey values; `EMSimulated` grows its own neurites.
 """
 
@@ -69,6 +69,8 @@ class EMVolume(_Source):
             `loss_mask_values`; no example is centred on one.
         loss_mask_values: null: every value but 0.
         loss_mask_inverted: everything else takes no part in it instead.
+        more: name -> further volumes to train on, each normalised by its own mean and std; their `patches`, `augment`,
+            validation and test boxes are not used. A volume is drawn as often as it has centres of the class drawn.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class EMVolume(_Source):
         loss_mask: str | None = None,
         loss_mask_values: Sequence[int] | None = None,
         loss_mask_inverted: bool = False,
+        more: Mapping[str, EMVolume] | None = None,
     ) -> None:
         super().__init__(patches, augment)
         image = read_hdf5(path, raw, "image")
@@ -142,6 +145,22 @@ class EMVolume(_Source):
                 for box, number in zip(parts, numbers, strict=True)
             ]
             self._ignored[name] = [None if ignored is None else ignored[box.slices] for box in parts]
+        for name, other in (more or {}).items():
+            self._train_on(name, other)
+
+    def _train_on(self, name: str, other: EMVolume) -> None:
+        own, its = (
+            np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx).tolist()
+            for volume in (self.volumes("train")[0], other.volumes("train")[0])
+        )
+        if own != its:
+            raise ValueError(
+                f"the network would see voxels of {own} nm (zyx) and in dataset.more.{name} of {its} nm. "
+                f"Set dataset.more.{name}.scale_zyx."
+            )
+        self._volumes["train"] = [*self._volumes["train"], *other.volumes("train")]
+        self._ignored["train"] = [*self._ignored["train"], *other.ignored("train")]
+        self.files += other.files
 
     def volumes(self, name: Split) -> list[AnnotatedVolume]:
         return self._volumes[name]
@@ -160,42 +179,6 @@ def parse_boxes(given: Sequence[Any] | None, shape_zyx: Sequence[int], name: str
         return []
     is_list = len(given) > 0 and all(len(box) > 0 and isinstance(box[0], Sequence) for box in given)
     return [Box.parse(box, shape_zyx, name) for box in (given if is_list else [given])]
-
-
-class EMVolumes(_Source):
-    """Several volumes learned from at once; each is normalised by its own mean and std.
-
-    A volume is drawn as often as it has centres of the class that is drawn.
-
-    Args:
-        parts: name -> an `EMVolume`; their own `patches` and `augment` are not used.
-        patches: size and number of examples, over all volumes.
-        augment: changes made to training examples.
-
-    Raises:
-        ValueError: no volume, or volumes that the network would see at different voxel sizes.
-    """
-
-    def __init__(self, parts: Mapping[str, EMVolume], patches: FloodFillPatches, augment: Augment) -> None:
-        super().__init__(patches, augment)
-        if not parts:
-            raise ValueError("dataset.parts is empty: name at least one volume")
-        self.parts = dict(parts)
-        self.files = [file for part in self.parts.values() for file in part.files]
-        sizes = {}
-        for name, part in self.parts.items():
-            volume = part.volumes("train")[0]
-            sizes[name] = tuple(np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx).tolist())
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"the network would see voxels of different size (nm, zyx): {sizes}. Set scale_zyx of each."
-            )
-
-    def volumes(self, name: Split) -> list[AnnotatedVolume]:
-        return [volume for part in self.parts.values() for volume in part.volumes(name)]
-
-    def ignored(self, name: Split) -> list[np.ndarray | None]:
-        return [mask for part in self.parts.values() for mask in part.ignored(name)]
 
 
 def default_boxes(shape_zyx: Sequence[int]) -> tuple[Box, Box]:
