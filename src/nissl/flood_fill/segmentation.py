@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from nissl.flood_fill.canvas import Origin
 from nissl.flood_fill.movement import Triple
@@ -44,6 +45,14 @@ def network_ids(segmentation: np.ndarray, volume: AnnotatedVolume) -> np.ndarray
     shape = [size // scale for size, scale in zip(segmentation.shape, volume.scale_zyx, strict=True)]
     (Z, sz), (Y, sy), (X, sx) = zip(shape, volume.scale_zyx, strict=True)
     return segmentation[: Z * sz : sz, : Y * sy : sy, : X * sx : sx]
+
+
+def grown(ids: np.ndarray, reach_nm: float, voxel_size_zyx_nm: tuple[float, float, float]) -> np.ndarray:
+    """`ids` (Z, Y, X) in which every voxel without one takes the nearest id that is at most `reach_nm` away."""
+    if reach_nm == 0 or not ids.any():
+        return ids
+    distance, nearest = ndimage.distance_transform_edt(ids == 0, sampling=voxel_size_zyx_nm, return_indices=True)
+    return np.where(distance <= reach_nm, ids[tuple(nearest)], 0).astype(ids.dtype)
 
 
 def to_arrays(found: Segmentation) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -24,7 +24,7 @@ from nissl.flood_fill.canvas import Canvas, Masks, Moves, Origin, Thresholds
 from nissl.flood_fill.frontier import ORDERS
 from nissl.flood_fill.masks import downsampled
 from nissl.flood_fill.seeds import Scene, policy_named
-from nissl.flood_fill.segmentation import Segmentation, from_arrays, to_arrays
+from nissl.flood_fill.segmentation import Segmentation, from_arrays, grown, to_arrays
 from nissl.flood_fill.stage_files import StageFiles, fingerprint
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.boxes import triple
@@ -55,6 +55,8 @@ class FloodFill:
         move_order, skip_visited, saturated, long_step: see `nissl.flood_fill.canvas.Moves`.
         movement_mask, seed_mask: HDF5 files, or null; non-zero voxels of the dataset `movement_mask` (`seed_mask`), of
             the shape of the whole image file, are no place for a move (a seed).
+        grow_nm: finished segments take the unassigned voxels up to this far from them, nearest first: what a network
+            leaves blank that was trained with `dataset.patches.label_gap`.
         folder: keeps segmentations and checkpoints; null keeps nothing beyond this process.
         checkpoint_moves: moves between two checkpoints; without `folder` there are none.
     """
@@ -78,6 +80,7 @@ class FloodFill:
         long_step: float = 1.5,
         movement_mask: str | None = None,
         seed_mask: str | None = None,
+        grow_nm: float = 0.0,
         folder: str | None = None,
         checkpoint_moves: int = 500,
     ) -> None:
@@ -101,6 +104,9 @@ class FloodFill:
         self.precision, self.reflect_border, self.backend = precision, reflect_border, backend
         self.moves = Moves(move_order, skip_visited, saturated, long_step)
         self.movement_mask, self.seed_mask = movement_mask, seed_mask
+        if grow_nm < 0:
+            raise ValueError(f"grow_nm is a distance, came {grow_nm}")
+        self.grow_nm = grow_nm
         self.files = None if folder is None else StageFiles(Path(folder))
         self.checkpoint_moves = checkpoint_moves
 
@@ -147,7 +153,7 @@ class FloodFill:
         masks = [self.masks(volume) for volume in volumes]
         key = fingerprint(
             (thresholds, network.fov_zyx, network.deltas_zyx, self.seed_policies, limit, self.moves),
-            (self.batch_size, self.precision, self.reflect_border, self.backend),
+            (self.batch_size, self.precision, self.reflect_border, self.backend, self.grow_nm),
             network.state_dict(),
             [volume_facts(volume) for volume in volumes],
             masks,
@@ -289,9 +295,9 @@ class FloodFill:
             (triple(np.subtract(start, offset)), reason, num_moves) for start, reason, num_moves in canvas.rejected
         ]
         counters = dict(sorted(canvas.counters.items()))
-        counters["seeds"] = len(canvas.seeds)
+        counters["seeds"] = canvas.num_seeds
         return Segmentation(
-            volume.native(ids),
+            grown(volume.native(ids), self.grow_nm, volume.voxel_size_zyx_nm),
             origins,
             counters,
             cpu_seconds,
