@@ -233,8 +233,8 @@ def test_a_large_movie_is_read_by_the_frame(tmp_path: Path) -> None:
 
 def test_a_covariate_is_cut_into_classes_split_by_blocks(tmp_path: Path) -> None:
     source = movie(
-        tmp_path, events_path=None, cells_path=None, covariate="speed", class_edges=[0.5, 1.5], class_names=["a", "b", "c"],
-        block_frames=10, split_group="block",
+        tmp_path, events_path=None, cells_path=None, covariate="speed", class_edges=[0.5, 1.5],
+        class_names=["a", "b", "c"], block_frames=10, split_group="block",
     )  # fmt: skip
     assert source.outputs == ("a", "b", "c") and len(source.patterns) == 3
     blocks = [set(source.table.block[source.rows(part)]) for part in PARTS]

@@ -7,7 +7,7 @@ import pytest
 
 from nissl.datasets.calcium_events import Pattern
 from nissl.datasets.calcium_labels import NONE, STIM, FrameTable
-from nissl.datasets.calcium_splits import read_split, split_frames
+from nissl.datasets.calcium_splits import read_split, split_folds, split_frames
 
 FRACTIONS = (0.6, 0.2, 0.2)
 
@@ -78,7 +78,7 @@ def test_an_embargo_longer_than_the_recording_is_refused() -> None:
 
 def test_a_pattern_with_one_trial_is_refused_by_name() -> None:
     table = make_table(trials=3)
-    with pytest.raises(ValueError, match=r"pattern '0' has only 1 trial\(s\), but train, val and test need one each"):
+    with pytest.raises(ValueError, match=r"'0' has only 1 trial\(s\), but 3 parts \(train, val, test\) need one each"):
         split_frames(make_table(trials=1), "trial", FRACTIONS, 0, 0)
     assert set(split_frames(table, "trial", FRACTIONS, 0, 0)) == {0, 1, 2}
 
@@ -127,3 +127,22 @@ def test_a_split_of_other_data_is_refused(tmp_path: Path) -> None:
         read_split(tmp_path / "t.csv", make_table(), ["r0"])
     with pytest.raises(FileNotFoundError, match="Check dataset.split_path"):
         read_split(tmp_path / "none.csv", make_table(), ["r0"])
+
+
+@pytest.mark.parametrize("group", ["frame", "trial", "block"])
+def test_every_frame_is_tested_in_one_fold_and_validated_in_another(group: str) -> None:
+    table = make_table()
+    parts = np.stack(split_folds(table, group, 5, 0, 0))
+    assert ((parts == 2).sum(axis=0) == 1).all() and ((parts == 1).sum(axis=0) == 1).all()
+    for part in parts:
+        ids = np.arange(len(table)) if group == "frame" else getattr(table, group)
+        train, val, test = groups_in(table, part, ids)
+        assert not (train & val or train & test or val & test)
+        assert all(set(table.pattern[part == i]) == {0, 1, 2, 3} for i in range(3))
+
+
+def test_too_few_folds_or_too_few_trials_for_them_are_refused() -> None:
+    with pytest.raises(ValueError, match="dataset.folds must be 3 or more"):
+        split_folds(make_table(), "trial", 2, 0, 0)
+    with pytest.raises(ValueError, match=r"only 4 trial\(s\), but 5 parts \(one per fold\) need one each"):
+        split_folds(make_table(trials=4), "trial", 5, 0, 0)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from nissl.evaluators.rate_intervals import trial_bootstrap_interval, wilson_interval
+from nissl.evaluators.rate_intervals import permute_days, trial_bootstrap_interval, wilson_interval
 
 
 def test_wilson_of_eight_in_ten_is_the_published_example() -> None:
@@ -38,3 +39,29 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     hit = np.random.default_rng(1).random(50).round()
     args = (hit, np.arange(50), np.zeros(50), 100)
     assert trial_bootstrap_interval(*args, 3) == trial_bootstrap_interval(*args, 3)
+
+
+def test_days_with_all_right_and_all_wrong_differ_and_equal_days_do_not() -> None:
+    trial, stratum = np.repeat(np.arange(20), 3), np.repeat(np.arange(20) % 4, 3)
+    right, wrong = np.ones(60), np.zeros(60)
+    change, p = permute_days([right, wrong], [trial, trial], [stratum, stratum], draws=400, seed=0)
+    assert change == -1 and p == pytest.approx(1 / 401)
+    change, p = permute_days([right, right], [trial, trial], [stratum, stratum], draws=400, seed=0)
+    assert change == 0 and p == 1
+
+
+def test_a_change_in_one_long_trial_is_not_a_change_of_the_day() -> None:
+    trial = np.array([0] * 50 + [1] * 10 + [2] * 10)
+    hit = (trial > 0).astype(float)
+    _, p = permute_days([np.ones(70), hit], [trial, trial], [np.zeros(70), np.zeros(70)], draws=500, seed=0)
+    assert p > 0.3  # 50 frames are wrong, but they are one of three trials
+
+
+def test_permuted_days_give_uniform_p_where_nothing_differs() -> None:
+    rng = np.random.default_rng(0)
+    trial, stratum = np.repeat(np.arange(40), 2), np.repeat(np.arange(40) % 5, 2)
+    p = [
+        permute_days(list(np.repeat(rng.random((2, 40)), 2, axis=1)), [trial] * 2, [stratum] * 2, 99, seed)[1]
+        for seed in range(100)
+    ]
+    assert stats.kstest(p, "uniform").pvalue > 0.01

@@ -15,8 +15,10 @@ from nissl.tasks.parallel_classification import ParallelClassification
 OPTIMIZER = partial(torch.optim.AdamW, lr=3e-3)
 
 
-def make(seeds: list[int], scope: str = "per_day") -> ParallelClassification:
-    model = StimulusNetworks(1, 3, (4, 8), (1, 1), 2, 8, 0.0, False, seeds, ["POD0", "POD3"], scope)
+def make(
+    seeds: list[int], scope: str = "per_day", folds: int | None = None, leak_split: str | None = None
+) -> ParallelClassification:
+    model = StimulusNetworks(1, 3, (4, 8), (1, 1), 2, 8, 0.0, False, seeds, ["POD0", "POD3"], scope, folds, leak_split)
     task = ParallelClassification(model, OPTIMIZER, "constant", 1.0, True, None)
     task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return task

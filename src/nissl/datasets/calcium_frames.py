@@ -20,7 +20,7 @@ from nissl.datasets import calcium_pixels as pixels
 from nissl.datasets.calcium_events import CellTable, Pattern
 from nissl.datasets.calcium_io import Movie
 from nissl.datasets.calcium_labels import NONE, ROLES, FrameTable, label_vectors, outputs_of
-from nissl.datasets.calcium_splits import PARTS, read_split, split_frames
+from nissl.datasets.calcium_splits import PARTS, read_split, split_folds, split_frames
 
 log = logging.getLogger(__name__)
 SCOPES = ("per_day", "joint")
@@ -79,14 +79,25 @@ class FrameOptions:
     area: str
     network_seeds: Sequence[int]
     scope: str
+    folds: int | None
+    leak_split: str | None
 
 
 @dataclass(frozen=True)
 class Network:
-    """One of several networks trained in a run: its seed, and its day (None: all days)."""
+    """One of several networks trained in a run.
+
+    Attributes:
+        seed: of its weights and of the order of its frames.
+        day: which it is trained on; None is all days.
+        fold: which share of the groups it is tested on; 0 without cross-validation.
+        leaky: whether it is trained on the split that measures leakage.
+    """
 
     seed: int
     day: str | None
+    fold: int = 0
+    leaky: bool = False
 
 
 class Frames(Dataset[dict[str, Any]]):
@@ -126,7 +137,7 @@ class NetworkFrames(Dataset[dict[str, Any]]):
 
     def __init__(self, source: LabelledFrames) -> None:
         self._source = source
-        rows = [source.rows("train") if n.day is None else source.of_day(n.day).rows("train") for n in source.networks]
+        rows = [source.view(network).rows("train") for network in source.networks]
         self._length = max(len(own) for own in rows)
         orders = [
             np.random.default_rng([n.seed, 7]).permutation(own) for n, own in zip(source.networks, rows, strict=True)
@@ -163,7 +174,7 @@ class LabelledFrames:
         days: names in order of appearance; the first is the reference.
         day: (F,) index into `days` of each row of the table.
         area: name of the imaged area.
-        networks: the networks to be trained side by side; empty for one network on all frames.
+        networks: to be trained side by side, in the order of the task's; empty for one network on all frames.
         mask: (H, W) True inside; inside on every day.
         mean_image: (H, W) mean of the training frames of the reference day, as stored.
         mean_images: day -> the same of that day.
@@ -172,6 +183,7 @@ class LabelledFrames:
         truths: day -> truth of simulated data; empty otherwise.
         truth: of the reference day, or None.
         split_group: what the split does not tear apart.
+        leak_split: what the split of the leaky networks keeps together, or None.
         files: what was read.
     """
 
@@ -192,7 +204,9 @@ class LabelledFrames:
         self.day = np.array([self.days.index(recording.day) for recording in recordings])[table.recording]
         self.truths = truths or {}
         self.truth = self.truths.get(self.days[0])
-        self.networks = list_networks(options.network_seeds, options.scope, self.days)
+        self.networks = list_networks(
+            options.network_seeds, options.scope, self.days, options.folds, options.leak_split is not None
+        )
         self.patterns: tuple[Pattern, ...] = table.patterns
         self.outputs = outputs_of(cells, self.patterns)
         if options.num_outputs != len(self.outputs):
@@ -201,14 +215,15 @@ class LabelledFrames:
                 f"{', '.join(self.outputs)}. Set dataset.num_outputs={len(self.outputs)}."
             )
         self.labels = label_vectors(self.patterns, self.outputs)
-        self.part = self._divide(options)
+        self._parts = self._divide(options)  # (leaky, fold) -> part of each frame
+        self.part = self._parts[False, 0]
         self.files = [path for recording in recordings for path in recording.movie.files]
         self._movies = [recording.movie for recording in recordings]
         for recording in recordings:
             pixels.check_movie(recording.movie, f"recording '{recording.name}'")
 
         stored = self._movies[0].shape[1:]
-        self.size, self.split_group = options.resize, options.split_group
+        self.size, self.split_group, self.leak_split = options.resize, options.split_group, options.leak_split
         shape = options.resize or stored
         if any(new > old for new, old in zip(shape, stored, strict=True)):
             raise ValueError(f"resize={list(shape)} is larger than the stored frames {list(stored)}; it must average")
@@ -257,6 +272,12 @@ class LabelledFrames:
         view.truth = view.truths.get(name)
         return view
 
+    def view(self, network: Network) -> LabelledFrames:
+        """The same data as one network sees them: its day, its fold, its split."""
+        whole = copy.copy(self)
+        whole.part = self._parts[network.leaky, network.fold]
+        return whole if network.day is None else whole.of_day(network.day)
+
     def patterns_of(self, day: str) -> list[str]:
         """Names of the patterns that a day has, in the order of `patterns`."""
         own = np.unique(self.table.pattern[(self.day == self.days.index(day)) & (self.table.pattern >= 0)])
@@ -304,20 +325,37 @@ class LabelledFrames:
         inside = f"{self.mask.mean():.0%} in mask"
         return f"{len(self.table)} frames ({roles}); {len(self.patterns)} patterns; {parts}; {inside}"
 
-    def _divide(self, options: FrameOptions) -> np.ndarray:
-        names = [recording.name for recording in self.recordings]
+    def _divide(self, options: FrameOptions) -> dict[tuple[bool, int], np.ndarray]:
         if options.split_path is not None:
-            return read_split(options.split_path, self.table, names)
+            if options.folds is not None:
+                raise ValueError("dataset.folds and dataset.split_path cannot be set together: the file is one split")
+            own = [read_split(options.split_path, self.table, [recording.name for recording in self.recordings])]
+            return {(False, 0): own[0], **self._leaky(options)}
+        parts = self._split(options, options.split_group, options.embargo_s)
+        return {**{(False, fold): part for fold, part in enumerate(parts)}, **self._leaky(options)}
+
+    def _leaky(self, options: FrameOptions) -> dict[tuple[bool, int], np.ndarray]:
+        """The split that leaks: without an embargo, which would undo what it is meant to show."""
+        if options.leak_split is None:
+            return {}
+        parts = self._split(options, options.leak_split, 0.0)
+        return {(True, fold): part for fold, part in enumerate(parts)}
+
+    def _split(self, options: FrameOptions, group: str, embargo_s: float) -> list[np.ndarray]:
         embargo = 0
-        if options.embargo_s > 0:
-            embargo = int(np.ceil(options.embargo_s * max(known_fps(r, "embargo_s") for r in self.recordings) - 1e-6))
-        part = split_frames(self.table, options.split_group, options.split_fractions, options.split_seed, embargo)
+        if embargo_s > 0:
+            embargo = int(np.ceil(embargo_s * max(known_fps(r, "embargo_s") for r in self.recordings) - 1e-6))
+        if options.folds is None:
+            parts = [split_frames(self.table, group, options.split_fractions, options.split_seed, embargo)]
+        else:
+            parts = split_folds(self.table, group, options.folds, options.split_seed, embargo)
         if options.none_fraction is not None:
-            idle = np.flatnonzero((part == 0) & (self.table.role == NONE))
-            rng = np.random.default_rng([options.split_seed, 1])
-            kept = rng.permutation(idle)[: max(1, round(options.none_fraction * len(idle)))]
-            part[np.setdiff1d(idle, kept)] = -1
-        return part
+            for part in parts:
+                idle = np.flatnonzero((part == 0) & (self.table.role == NONE))
+                rng = np.random.default_rng([options.split_seed, 1])
+                kept = rng.permutation(idle)[: max(1, round(options.none_fraction * len(idle)))]
+                part[np.setdiff1d(idle, kept)] = -1
+        return parts
 
     def _mean_image(self, train: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         total = np.zeros(shape)
@@ -345,13 +383,29 @@ class LabelledFrames:
         return pixels.discs(shape, self.cells.positions_px, self.cells.radius_px)
 
 
-def list_networks(seeds: Sequence[int], scope: str, days: Sequence[str]) -> tuple[Network, ...]:
-    """One network per seed and day (scope per_day), or per seed for all days (joint); seed by seed."""
+def list_networks(
+    seeds: Sequence[int], scope: str, days: Sequence[str], folds: int | None, with_leaky: bool
+) -> tuple[Network, ...]:
+    """One network per seed and day (scope per_day), or per seed for all days (joint), for each fold and split.
+
+    The order, seed slowest, is that of `StimulusNetworks.members`.
+    """
     if scope not in SCOPES:
         raise ValueError(f"dataset.scope='{scope}' is unknown; choose one of {', '.join(SCOPES)}")
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise ValueError(f"dataset.network_seeds must be distinct and at least 0, came {list(seeds)}")
-    return tuple(Network(int(seed), day) for seed in seeds for day in (days if scope == "per_day" else [None]))
+    if not seeds and (folds is not None or with_leaky):
+        raise ValueError(
+            "dataset.folds and dataset.leak_split train several networks: set dataset.network_seeds, such as [0], "
+            "model=stimulus_networks and task=parallel_classification"
+        )
+    return tuple(
+        Network(int(seed), day, fold, leaky)
+        for seed in seeds
+        for day in (days if scope == "per_day" else [None])
+        for fold in range(folds or 1)
+        for leaky in ([False, True] if with_leaky else [False])
+    )
 
 
 def known_fps(recording: Recording, needed_for: str) -> float:

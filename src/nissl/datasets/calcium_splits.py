@@ -39,10 +39,43 @@ def split_frames(
     Raises:
         ValueError: if some pattern cannot be in every part.
     """
-    if group not in GROUPS:
-        raise ValueError(f"split_group='{group}' is unknown; choose one of {', '.join(GROUPS)}")
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or not np.isclose(sum(fractions), 1):
         raise ValueError(f"split_fractions must be three shares (train, val, test) of sum 1, came {list(fractions)}")
+    part = _deal(table, group, fractions, seed, " (train, val, test)")
+    _embargo(table, part, embargo_frames)
+    _check_every_pattern(table, part, fractions, group)
+    return part
+
+
+def split_folds(table: FrameTable, group: str, folds: int, seed: int, embargo_frames: int) -> list[np.ndarray]:
+    """Cross-validation: part of each frame (F,) for each fold; every used frame is tested in one fold.
+
+    Fold i tests the i-th of equal shares of the groups, validates on the next and trains on the others.
+
+    Args:
+        table, group, seed, embargo_frames: as in `split_frames`.
+        folds: 3 or more.
+
+    Raises:
+        ValueError: if some pattern cannot be in every part of every fold.
+    """
+    if folds < 3:
+        raise ValueError(f"dataset.folds must be 3 or more (train, val and test differ in each), came {folds}")
+    share = _deal(table, group, [1 / folds] * folds, seed, " (one per fold)")
+    parts = []
+    for fold in range(folds):
+        part = np.where(share < 0, -1, 0)
+        part[share == fold], part[share == (fold + 1) % folds] = 2, 1
+        _embargo(table, part, embargo_frames)
+        _check_every_pattern(table, part, (1, 1, 1), group)
+        parts.append(part)
+    return parts
+
+
+def _deal(table: FrameTable, group: str, fractions: Sequence[float], seed: int, meaning: str) -> np.ndarray:
+    """Share of each frame (F,), -1 where it is not used; frames of a group go to one share."""
+    if group not in GROUPS:
+        raise ValueError(f"split_group='{group}' is unknown; choose one of {', '.join(GROUPS)}")
     used = (table.role == STIM) | (table.role == NONE)
     ids = {
         "frame": np.arange(len(table)),
@@ -51,14 +84,9 @@ def split_frames(
         "recording": table.recording,
     }[group]
     rng = np.random.default_rng(seed)
-    if group in ("frame", "trial"):
-        part_of_group = _split_within_patterns(table, ids, used, fractions, rng, group)
-    else:
-        part_of_group = _split_whole_groups(table, ids, used, fractions, rng, group)
-    part = np.where(used, part_of_group[ids], -1)
-    _embargo(table, part, embargo_frames)
-    _check_every_pattern(table, part, fractions, group)
-    return part
+    deal = _split_within_patterns if group in ("frame", "trial") else _split_whole_groups
+    share_of_group = deal(table, ids, used, fractions, rng, group, meaning)
+    return np.where(used, share_of_group[ids], -1)
 
 
 def read_split(path: str | Path, table: FrameTable, recordings: Sequence[str]) -> np.ndarray:
@@ -87,6 +115,7 @@ def _split_within_patterns(
     fractions: Sequence[float],
     rng: np.random.Generator,
     group: str,
+    meaning: str,
 ) -> np.ndarray:
     """Deal the groups of each (recording, pattern) over the parts; a group has the pattern of its stimulated frames."""
     part_of_group = np.full(ids.max() + 1, -1)
@@ -102,10 +131,12 @@ def _split_within_patterns(
             members = present[(own_pattern[present] == pattern) & (recording[present] == where)]
             if 0 < len(members) < needed:
                 raise ValueError(
-                    f"pattern '{table.patterns[pattern].name}' has only {len(members)} {group}(s), but train, val and "
-                    f"test need one each ({needed} parts). Record more, or drop it from the event table."
+                    f"pattern '{table.patterns[pattern].name}' has only {len(members)} {group}(s), but {needed} "
+                    f"parts{meaning} need one each. Record more, or drop it from the event table."
                 )
-            part_of_group[rng.permutation(members)] = np.repeat(np.arange(3), _shares(len(members), fractions))
+            part_of_group[rng.permutation(members)] = np.repeat(
+                np.arange(len(fractions)), _shares(len(members), fractions)
+            )
     return part_of_group
 
 
@@ -116,6 +147,7 @@ def _split_whole_groups(
     fractions: Sequence[float],
     rng: np.random.Generator,
     group: str,
+    meaning: str,
 ) -> np.ndarray:
     """Deal whole groups: of random deals that leave no part without a pattern, the one nearest to the fractions."""
     present = np.unique(ids[used])
@@ -132,15 +164,15 @@ def _split_whole_groups(
     best, best_gap = None, np.inf
     target = counts.sum(axis=0) * np.asarray(fractions)[:, None]
     for _ in range(2000):
-        deal = rng.permutation(np.repeat(np.arange(3), shares))
-        per_part = np.stack([counts[deal == p].sum(axis=0) for p in range(3)])
+        deal = rng.permutation(np.repeat(np.arange(len(fractions)), shares))
+        per_part = np.stack([counts[deal == p].sum(axis=0) for p in range(len(fractions))])
         if (per_part[np.asarray(fractions) > 0][:, in_groups > 0] == 0).any():
             continue
         gap = float(np.abs(per_part - target).sum())
         if gap < best_gap:
             best, best_gap = deal, gap
     if best is None:
-        raise ValueError(f"no split by {group} puts every pattern into train, val and test. {advice}")
+        raise ValueError(f"no split by {group} puts every pattern into all {needed} parts{meaning}. {advice}")
     part_of_group = np.full(ids.max() + 1, -1)
     part_of_group[present] = best
     return part_of_group

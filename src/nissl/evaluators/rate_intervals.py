@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Z95 = 1.959963984540054  # normal quantile of a two-sided 95 % interval
@@ -48,3 +50,41 @@ def trial_bootstrap_interval(
         drawn_counts += times @ counts[own]
     low, high = np.percentile(drawn_hits / drawn_counts, [2.5, 97.5])
     return float(low), float(high)
+
+
+def permute_days(
+    hit: Sequence[np.ndarray], trial: Sequence[np.ndarray], stratum: Sequence[np.ndarray], draws: int, seed: int
+) -> tuple[float, float]:
+    """Change of the mean of `hit` between two days, and its two-sided p when trials change days within their stratum.
+
+    Frames of a trial stay together: they are not independent. p = (1 + draws at least as far from 0) / (1 + draws).
+
+    Args:
+        hit: of each day, (F,) in [0, 1] per frame.
+        trial: of each day, (F,) trial of each frame.
+        stratum: of each day, (F,) pattern of the frame's trial; each day keeps its number of trials of each.
+        draws: number of permutations.
+        seed: of the draws.
+    """
+    hits, counts, strata, is_late = [], [], [], []
+    for late, (own_hit, own_trial, own_stratum) in enumerate(zip(hit, trial, stratum, strict=True)):
+        trials, first, member = np.unique(own_trial, return_index=True, return_inverse=True)
+        hits.append(np.bincount(member, weights=own_hit))
+        counts.append(np.bincount(member))
+        strata.append(np.asarray(own_stratum)[first])
+        is_late.append(np.full(len(trials), bool(late)))
+    h, c, s, late_trials = (np.concatenate(parts) for parts in (hits, counts, strata, is_late))
+    rng = np.random.default_rng(seed)
+    late_hits, late_counts = np.zeros(draws), np.zeros(draws)
+    for value in np.unique(s):
+        own = np.flatnonzero(s == value)
+        chosen = rng.permuted(np.tile(late_trials[own], (draws, 1)), axis=1)
+        late_hits += chosen @ h[own]
+        late_counts += chosen @ c[own]
+
+    def difference(in_late: np.ndarray, number: np.ndarray) -> np.ndarray:
+        return in_late / number - (h.sum() - in_late) / (c.sum() - number)
+
+    observed = float(difference(h[late_trials].sum(), c[late_trials].sum()))
+    far = np.count_nonzero(np.abs(difference(late_hits, late_counts)) >= abs(observed) - 1e-12)
+    return observed, (1 + far) / (1 + draws)

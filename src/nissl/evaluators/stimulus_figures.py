@@ -113,6 +113,93 @@ def by_frame(rows: list[dict[str, float]]) -> Figure:
     )
 
 
+def day_accuracies(levels: dict[str, np.ndarray], scalars: dict[str, float]) -> Figure:
+    """Lenient test accuracy of every network, by day, with the interval over trials of their mean."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(1.6 + 1.2 * len(levels), 3.2))
+    ax = canvas.subplots()
+    days = list(levels)
+    means = np.array([levels[day].mean() for day in days])
+    ends = np.array(
+        [[scalars[f"stimulus_days/accuracy_lenient_{end}_{day}"] for end in ("low", "high")] for day in days]
+    )
+    ax.bar(range(len(days)), means, width=0.6, color=[BLUE, ORANGE, GREEN, GREY][: len(days)], alpha=0.6)
+    ax.errorbar(range(len(days)), means, yerr=_error(means, ends), fmt="none", color="black", capsize=5)
+    for i, day in enumerate(days):
+        own = levels[day]
+        ax.plot(i + np.linspace(0.1, 0.25, len(own)), own, "o", color="black", ms=3)
+        ax.text(i, 0.03, f"{means[i]:.3f}", ha="center", fontweight="bold")
+        for name, style in (("majority", "--"), ("chance", ":")):
+            level = scalars[f"stimulus_days/{name}_{day}"]
+            label = {"majority": "commonest output", "chance": "random output"}[name] if i == 0 else None
+            ax.plot([i - 0.4, i + 0.4], [level, level], color="black", linestyle=style, lw=1, label=label)
+    ax.set(xticks=range(len(days)), xticklabels=days, ylim=(0, 1.02), ylabel="lenient accuracy (share of frames)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    rows = np.array([[i, value] for i, day in enumerate(days) for value in levels[day]])
+    return Figure.from_matplotlib(
+        canvas,
+        "Test frames of held-out trials whose strongest output is a stimulated cell, by day. Points: one network each; "
+        "bars: their mean, with the 95 % interval by drawing whole trials again.",
+        {"networks": rows, "mean_low_high": np.column_stack([means, ends])},
+    )
+
+
+def day_recalls(recalls: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Recall of each cell, the days side by side, by the strongest output and by the k strongest."""
+    from matplotlib.figure import Figure as Canvas
+
+    days, cells = list(recalls), [row["cell"] for row in next(iter(recalls.values()))]
+    canvas = Canvas(figsize=(max(5.0, 0.6 * len(cells) + 2), 5.0))
+    axes = canvas.subplots(2, 1, sharex=True)
+    width, data = 0.8 / len(days), []
+    for ax, (reading, label) in zip(axes, {"top1": "strongest output", "topk": "k strongest"}.items(), strict=True):
+        for i, (day, colour) in enumerate(zip(days, (BLUE, ORANGE, GREEN, GREY), strict=False)):
+            values = np.array([row[reading] for row in recalls[day]])
+            ends = np.array([[row[f"{reading}_low"], row[f"{reading}_high"]] for row in recalls[day]])
+            places = np.arange(len(cells)) + (i - (len(days) - 1) / 2) * width
+            ax.bar(places, values, width=0.9 * width, color=colour, label=day)
+            ax.errorbar(places, values, yerr=_error(values, ends), fmt="none", color="black", capsize=2, lw=0.8)
+            data.append(np.column_stack([values, ends]))
+        ax.axhline(0.5, color="black", linestyle=":", lw=1)
+        ax.set(ylim=(0, 1.02), ylabel=f"recall,\n{label}")
+    ceiling = float(np.mean([row["ceiling_top1"] for rows in recalls.values() for row in rows]))
+    axes[0].axhline(ceiling, color="black", linestyle="--", lw=1, label=f"mean ceiling {ceiling:.3f}")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    axes[1].set(xticks=range(len(cells)), xticklabels=cells, xlabel="stimulated cell")
+    return Figure.from_matplotlib(
+        canvas,
+        "Test recall of each cell by day, mean over networks; 95 % Wilson intervals over trials (of one network). "
+        "Dotted: one half. Dashed: what the strongest output alone can reach, as it names one cell of a pair.",
+        {"recall": np.concatenate(data)},
+    )
+
+
+def day_frames(rows: list[dict[str, Any]]) -> Figure:
+    """Lenient accuracy against frames since onset, one line per day."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(5.2, 3.0))
+    ax = canvas.subplots()
+    days = list(dict.fromkeys(row["day"] for row in rows))
+    for i, (day, colour, mark) in enumerate(zip(days, (BLUE, ORANGE, GREEN, GREY), "osD^", strict=False)):
+        own = [row for row in rows if row["day"] == day]
+        since = np.array([row["frame_since_onset"] for row in own]) + 0.12 * i
+        values = np.array([row["accuracy_lenient"] for row in own])
+        ends = np.array([[row["low"], row["high"]] for row in own])
+        ax.errorbar(since, values, yerr=_error(values, ends), fmt=mark, color=colour, capsize=3, ms=4, label=day)
+    ax.axvline(-0.5, color="black", linestyle=":", lw=1)
+    ax.set(ylim=(0, 1.02), xlabel="frames since onset", ylabel="lenient accuracy (share of frames)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    columns = ("frame_since_onset", "accuracy_lenient", "low", "high", "n")
+    return Figure.from_matplotlib(
+        canvas,
+        "Test accuracy by frame since stimulus onset (dotted; before it the right answer is none), mean over networks; "
+        "95 % Wilson intervals over frames.",
+        {"by_frame": np.array([[days.index(row["day"]), *(row[c] for c in columns)] for row in rows])},
+    )
+
+
 def _error(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Distances below and above for `errorbar`; an interval over trials need not contain the rate over frames."""
     return np.abs(np.stack([(values - ends[:, 0]).clip(0), (ends[:, 1] - values).clip(0)]))

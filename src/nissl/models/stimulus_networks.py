@@ -7,7 +7,7 @@ drawn from its own seed, and its own frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ class StimulusNetworks(nn.Module):
     Args:
         in_channels, num_outputs, channels, pool, head_pool, hidden, dropout, gap: of each, see `StimulusCNN`.
         seeds: one or more.
-        days: names of the days.
+        days: names of the days, or a mapping from them.
         scope: per_day (a network per seed and day, seed by seed) or joint (one per seed).
+        folds: of a cross-validation: a network for each; None is one split.
+        leak_split: with a name, every network has a twin, of the same first weights, for the split that leaks.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class StimulusNetworks(nn.Module):
         dropout: float,
         gap: bool,
         seeds: Sequence[int],
-        days: Iterable[str],
+        days: Sequence[str] | Mapping[str, float],
         scope: str,
+        folds: int | None,
+        leak_split: str | None,
     ) -> None:
         super().__init__()
         if not seeds:
@@ -48,15 +52,19 @@ class StimulusNetworks(nn.Module):
         if scope not in ("per_day", "joint"):
             raise ValueError(f"scope='{scope}' is unknown; choose per_day or joint")
         chosen: list[str | None] = list(days) if scope == "per_day" else [None]
-        self.members: list[tuple[int, str | None]] = [(int(seed), day) for seed in seeds for day in chosen]
+        # (seed, day, fold, leaky), as in the source's `networks`.
+        self.members: list[tuple[int, str | None, int, bool]] = []
         networks = []
         for seed in seeds:
-            for place in range(len(chosen)):
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(int(np.random.SeedSequence([int(seed), place]).generate_state(1)[0]))
-                    networks.append(
-                        StimulusCNN(in_channels, num_outputs, channels, pool, head_pool, hidden, dropout, gap)
-                    )
+            for place, day in enumerate(chosen):
+                for fold in range(folds or 1):
+                    for leaky in [False, True] if leak_split is not None else [False]:
+                        self.members.append((int(seed), day, fold, leaky))
+                        with torch.random.fork_rng(devices=[]):
+                            torch.manual_seed(int(np.random.SeedSequence([int(seed), place]).generate_state(1)[0]))
+                            networks.append(
+                                StimulusCNN(in_channels, num_outputs, channels, pool, head_pool, hidden, dropout, gap)
+                            )
         self.networks = nn.ModuleList(networks)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:

@@ -41,10 +41,12 @@ class TrainedNetwork:
         seed: of its weights and data.
         day: the day it was trained on; None for all.
         model: frames (B, 1, H, W) -> logits (B, C).
+        fold: which share of the groups is its test part; 0 without cross-validation.
+        leaky: whether it was trained on the split that measures leakage.
     """
 
-    def __init__(self, seed: int, day: str | None, model: nn.Module) -> None:
-        self.seed, self.day, self.model = seed, day, model
+    def __init__(self, seed: int, day: str | None, model: nn.Module, fold: int = 0, leaky: bool = False) -> None:
+        self.seed, self.day, self.model, self.fold, self.leaky = seed, day, model, fold, leaky
 
     @property
     def device(self) -> torch.device:

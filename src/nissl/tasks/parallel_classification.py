@@ -51,11 +51,16 @@ class ParallelClassification(Classification):
             raise ValueError(f"task=parallel_classification needs model=stimulus_networks, came {type(model).__name__}")
 
     @property
-    def networks(self) -> list[TrainedNetwork]:
-        """The trained networks, in the order of the source's `networks`."""
+    def members(self) -> list[TrainedNetwork]:
+        """All networks, in the order of the source's `networks`."""
         assert isinstance(self.model, StimulusNetworks)
         pairs = zip(self.model.members, self.model.networks, strict=True)
-        return [TrainedNetwork(seed, day, network) for (seed, day), network in pairs]
+        return [TrainedNetwork(seed, day, net, fold, leaky) for (seed, day, fold, leaky), net in pairs]
+
+    @property
+    def networks(self) -> list[TrainedNetwork]:
+        """Those of the source's own split, and of the first fold: what its parts hold for."""
+        return [network for network in self.members if network.fold == 0 and not network.leaky]
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
         logits = self(batch)  # (B, M, C)

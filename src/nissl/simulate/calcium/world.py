@@ -164,9 +164,10 @@ def _wire(
     np.fill_diagonal(weights, 0)
     if not settings.followers:
         return np.zeros_like(weights)
-    if settings.spectral_radius is not None:
+    radius = np.abs(np.linalg.eigvals(weights)).max()
+    if settings.spectral_radius is not None and radius > 0:  # 0: no loop, and responses die out by themselves
         # Animals then differ in who is wired to whom, not in how close their network is to instability.
-        weights *= settings.spectral_radius / np.abs(np.linalg.eigvals(weights)).max()
+        weights *= settings.spectral_radius / radius
     return weights
 
 
