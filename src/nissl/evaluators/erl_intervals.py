@@ -15,7 +15,7 @@ from nissl.evaluators.run_lengths import RunLengths
 def bootstrap(runs: RunLengths, num_samples: int, seed: int, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Intervals of `mean_nm`, `normalized`, `mergers`, `mergers_per_mm` and `splits`.
 
-    `normalized` is the ratio of the two means of a sample, whatever the variant. A sample without cable is left out.
+    A sample without cable is left out.
 
     Args:
         runs: the estimate.
@@ -31,7 +31,9 @@ def bootstrap(runs: RunLengths, num_samples: int, seed: int, level: float = 0.95
     mergers = times @ runs.skeleton_mergers
     samples = {
         "mean_nm": squares / cable,
-        "normalized": squares / (times @ runs.skeleton_nm**2),
+        "normalized": times @ runs.skeleton_erl_nm / cable
+        if runs.labelled_only
+        else squares / (times @ runs.skeleton_nm**2),
         "mergers": mergers,
         "mergers_per_mm": mergers / (cable / 1e6),
         "splits": times @ runs.skeleton_splits.astype(float),

@@ -180,7 +180,7 @@ def closest_approaches(skeletons: Skeletons, runs: RunLengths, segment: int) -> 
     distance = np.full(len(nodes), np.inf)
     nearest = np.zeros(len(nodes), np.int64)
     joined = neuron[0]
-    bridges = []
+    bridges: list[tuple[int, int]] = []
     while True:
         added = np.flatnonzero(neuron == joined)
         outside[added] = False

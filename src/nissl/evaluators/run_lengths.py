@@ -58,6 +58,7 @@ class RunLengths:
         erl_nm: the expected run length.
         gt_erl_nm: the same for a perfect segmentation.
         normalized: their ratio, 0 to 1 (`allen`: mean over neurons of ERL_s / L_s, weighted by length).
+        labelled_only: whether it is `allen`'s.
         num_mergers: segments that touch two neurons or more.
         num_merged_pairs: sum over them of neurons touched - 1.
         num_splits: split edges.
@@ -82,6 +83,7 @@ class RunLengths:
     erl_nm: float
     gt_erl_nm: float
     normalized: float
+    labelled_only: bool
     num_mergers: int
     num_merged_pairs: int
     num_splits: int
@@ -192,6 +194,7 @@ def expected_run_length(
         erl_nm=erl,
         gt_erl_nm=gt_erl,
         normalized=float(skeleton_erl.sum() / total) if labelled_only else erl / gt_erl,
+        labelled_only=labelled_only,
         num_mergers=int((num_touched > 1).sum()),
         num_merged_pairs=int((num_touched[num_touched > 1] - 1).sum()),
         num_splits=int((edge_class == SPLIT).sum()),

@@ -97,7 +97,7 @@ def sections_figure(
                 ax.set_ylabel(f"{name} at {'zyx'[axis]} = {where:.2f} um\n{'zyx'[down]} (um)", fontsize=7)
             if row == 0:
                 ax.set_title(("image", "true objects", "segments", "errors")[column], fontsize=10)
-    patches = [Patch(color=np.array(colour) / 255, label=name) for name, colour in ERROR_COLOURS.items()]
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in ERROR_COLOURS.items()]
     canvas.legend(handles=patches, loc="lower right", bbox_to_anchor=(0.9, 0.01), ncols=3, frameon=False, fontsize=9)
     shares = [float(np.mean(errors[truth > 0] == k)) if (truth > 0).any() else 0.0 for k in (BLANK, MERGED, SPLIT)]
     caption = (

@@ -12,7 +12,7 @@ many mergers per mm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,10 @@ def choose(rows: Sequence[dict[str, Any]], max_mergers_per_mm: float | None) -> 
 
 
 def curve_figure(
-    curves: dict[str, Sequence[dict[str, Any]]], chosen: dict[str, int], max_mergers_per_mm: float | None, caption: str
+    curves: Mapping[str, Sequence[dict[str, Any]]],
+    chosen: Mapping[str, int],
+    max_mergers_per_mm: float | None,
+    caption: str,
 ) -> Figure:
     """Expected run length against mergers per mm: a line per method, a point per threshold, the chosen one ringed."""
     from matplotlib.figure import Figure as Canvas

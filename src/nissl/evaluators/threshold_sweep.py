@@ -100,7 +100,9 @@ class ThresholdSweep:
                 f"{volumes['test'].box}. Set tuning_box and test_box to parts that do not overlap."
             )
         curves: dict[str, dict[str, list[dict[str, Any]]]] = {"tuning": {}, "test": {}}
-        chosen, scalars, table = {}, {}, []
+        chosen: dict[str, int] = {}
+        scalars: dict[str, float] = {}
+        table: list[dict[str, Any]] = []
         for name, method in self.methods.items():
             thresholds = self._thresholds(method)
             for part, volume in volumes.items():

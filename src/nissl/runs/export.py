@@ -109,7 +109,7 @@ def onnx_of(network: Any, shapes: Sequence[Sequence[int]]) -> bytes:
             torch.onnx.export(
                 network,
                 examples,
-                buffer,
+                buffer,  # type: ignore[arg-type]  # the tracing exporter writes to open files too
                 dynamo=False,
                 input_names=names,
                 output_names=["output"],
