@@ -26,7 +26,9 @@ hold a frame for each: frames (B, M, 1, H, W). The task of such a run has the tr
         for day in source.days if network.day is None else [network.day]:
             collected = collect_maps(network, source.of_day(day), "train", ...)
 
-A task that trains one network has one entry in `task.networks`, of day None.
+A task that trains one network has one entry in `task.networks`, of day None. With `folds` or `leak_split` there are
+more networks: `task.members` has all, each with `fold` and `leaky`, and `view(member)` is what it may see;
+`task.networks` stays those of fold 0 and the source's own split.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class CalciumMovie(LabelledFrames):
     """A movie from a file, labelled by an event table or by one covariate cut into classes.
 
     Args:
-        path: movie (HDF5, TIFF, npy, npz).
+        path: movie: HDF5, TIFF, npy, npz, NWB, AVI, Suite2p, Zarr, folder.
         key: data set in the file; null where there is only one movie.
         axes: order of the movie's axes; null is TYX.
         plane: index along Z, for movies of volumes.
@@ -65,7 +67,9 @@ class CalciumMovie(LabelledFrames):
         day: name of the session.
         um_per_px: null where unknown.
         memory_mb: movies up to this size are held in memory, larger ones read frame by frame.
-        events_path: event table (CSV), or null.
+        events_path: event table (CSV, or NWB), or null; with `events_table`, null is the movie's own NWB file.
+        events_table: name of the table of intervals in an NWB file.
+        events_columns: our name (cells, condition, trial, block) -> that table's, where they differ.
         cells_path: cell table (CSV); null takes the names in the event table, without positions.
         max_cells: most cells stimulated at once.
         exclude_frames: intervals [a, b) to leave out.
@@ -92,6 +96,8 @@ class CalciumMovie(LabelledFrames):
         area: name of the imaged area.
         network_seeds: of several networks trained side by side; empty trains one.
         scope: per_day (a network per seed and day) or joint (one per seed for all days).
+        folds: of a cross-validation, a network for each; null makes one split.
+        leak_split: frame, to train a twin of each network on that split and measure what it leaks; null does not.
     """
 
     def __init__(
@@ -105,6 +111,8 @@ class CalciumMovie(LabelledFrames):
         um_per_px: float | None,
         memory_mb: float,
         events_path: str | None,
+        events_table: str | None,
+        events_columns: dict[str, str],
         cells_path: str | None,
         max_cells: int,
         exclude_frames: Sequence[Sequence[int]],
@@ -137,12 +145,20 @@ class CalciumMovie(LabelledFrames):
         area: str,
         network_seeds: Sequence[int],
         scope: str,
+        folds: int | None,
+        leak_split: str | None,
     ) -> None:
-        if (events_path is None) == (covariate is None):
+        has_events = events_path is not None or events_table is not None
+        if has_events == (covariate is not None):
             raise ValueError(
-                "a movie needs labels: set exactly one of dataset.events_path (a table of stimulations) and "
-                f"dataset.covariate (one number per frame); came events_path={events_path}, covariate={covariate}"
+                "a movie needs labels: set exactly one of dataset.events_path (a table of stimulations; or "
+                "dataset.events_table, in an NWB file) and dataset.covariate (one number per frame); came "
+                f"events_path={events_path}, events_table={events_table}, covariate={covariate}"
             )
+        if fps is None and Path(path).suffix.lower() == ".nwb" and Path(path).exists():
+            from nissl.datasets.calcium_nwb import nwb_frame_rate
+
+            fps = nwb_frame_rate(Path(path), key)
         recording = Recording(Path(path).stem, day, open_movie(path, key, axes, plane, memory_mb), fps)
         options = FrameOptions(
             mask=mask,
@@ -164,6 +180,8 @@ class CalciumMovie(LabelledFrames):
             area=area,
             network_seeds=network_seeds,
             scope=scope,
+            folds=folds,
+            leak_split=leak_split,
         )
         if covariate is not None:
             values = read_series(covariate_path or path, covariate)
@@ -175,8 +193,7 @@ class CalciumMovie(LabelledFrames):
             table = label_by_covariate(values, class_edges, class_names, block_frames)
             super().__init__([recording], table, CellTable(tuple(class_names)), options)
         else:
-            assert events_path is not None
-            read = read_events(events_path, recording.name, fps)
+            read = read_stimulations(events_path or path, recording.name, fps, key, events_table, events_columns)
             known = read_cells(cells_path) if cells_path is not None else cells_of(read)
             labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
             excluded = {recording.name: [(int(a), int(b)) for a, b in exclude_frames]}
@@ -200,6 +217,7 @@ class CalciumSimulated(LabelledFrames):
         window_frames: recorded frames [before, after] each onset; null records without a gap.
         weight_median, spectral_radius, recurrent, followers, propagate: wiring, see `WorldSettings`.
         spontaneous_hz: range of the cells' own event rates.
+        spontaneous_amplitude: mean dF/F of those events.
         population_hz: rate of events shared by many cells, at coupling 1.
         day_nuisances: whether later days differ in expression, position, drift and motion too, not only in coupling
             and in what happens.
@@ -237,6 +255,7 @@ class CalciumSimulated(LabelledFrames):
         followers: bool,
         propagate: bool,
         spontaneous_hz: Sequence[float],
+        spontaneous_amplitude: float,
         population_hz: float,
         day_nuisances: bool,
         photons: float,
@@ -265,6 +284,8 @@ class CalciumSimulated(LabelledFrames):
         area: str,
         network_seeds: Sequence[int],
         scope: str,
+        folds: int | None,
+        leak_split: str | None,
     ) -> None:
         options = FrameOptions(
             mask=mask,
@@ -286,6 +307,8 @@ class CalciumSimulated(LabelledFrames):
             area=area,
             network_seeds=network_seeds,
             scope=scope,
+            folds=folds,
+            leak_split=leak_split,
         )
         check_options(options)  # before minutes of simulation
         settings = WorldSettings(
@@ -312,6 +335,7 @@ class CalciumSimulated(LabelledFrames):
             followers=followers,
             propagate=propagate,
             spontaneous_hz=(spontaneous_hz[0], spontaneous_hz[1]),
+            spontaneous_amplitude=spontaneous_amplitude,
             population_hz=population_hz,
             photons=photons,
             artefact=artefact,
@@ -332,6 +356,28 @@ class CalciumSimulated(LabelledFrames):
         table = label_stimulations(recordings, events, cells, 2, labelling, {})
         truths = {s.day.name: _truth_of(world, s, table.patterns, names, options.resize) for s in sessions}
         super().__init__(recordings, table, cells, options, truths)
+
+
+def read_stimulations(
+    path: str,
+    recording: str,
+    fps: float | None,
+    key: str | None,
+    table: str | None,
+    columns: dict[str, str],
+) -> list[Event]:
+    """Events of one recording from a CSV file, or from a table of intervals in an NWB file."""
+    is_nwb = Path(path).suffix.lower() == ".nwb"
+    if is_nwb != (table is not None):
+        wanted = "the name of its table of intervals" if is_nwb else "null: it names a table in an NWB file"
+        raise ValueError(f"for events from {path}, dataset.events_table must be {wanted}; came {table}")
+    if table is None:
+        return read_events(path, recording, fps)
+    from nissl.datasets.calcium_nwb import read_nwb_events
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"events file {path} does not exist. Check dataset.events_path.")
+    return read_nwb_events(Path(path), recording, key, table, columns)
 
 
 def label_stimulations(

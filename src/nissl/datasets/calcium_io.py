@@ -1,6 +1,6 @@
 """Movies from files, read lazily: HDF5, TIFF (also BigTIFF and ImageJ), npy and npz; always (time, y, x) when read.
 
-Folders, ScanImage, Suite2p and Zarr are in `calcium_stacks`; `open_movie` opens all of them.
+Folders, ScanImage, Suite2p and Zarr are in `calcium_stacks`, videos in `calcium_video`; `open_movie` opens all of them.
 
 A movie knows its shape and gives frames by index; it never holds the whole file (unless asked to, for small ones), and
 never changes the data type. Files are opened where they are read, so a movie can be sent to a worker process.
@@ -8,6 +8,7 @@ never changes the data type. Files are opened where they are read, so a movie ca
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,12 @@ class ArrayMovie:
         self.dtype, self.files = array.dtype, files or []
 
     def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        return np.asarray(self._array[np.asarray(frames)])
+        block = np.asarray(self._array[np.asarray(frames)])
+        mapped = getattr(self._array, "_mmap", None)
+        if mapped is not None:
+            # Pages that were read stay resident until the machine needs them: an epoch would hold the whole movie.
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return block
 
 
 class HDF5Movie:
@@ -149,6 +155,7 @@ def open_movie(
     """
     # These read what this file defines, and bring packages that most movies do not need.
     from nissl.datasets import calcium_stacks as stacks
+    from nissl.datasets import calcium_video as videos
 
     path = Path(path)
     if not path.exists():
@@ -157,6 +164,10 @@ def open_movie(
     movie: Movie
     if path.is_dir() and stacks.is_zarr(path):
         movie = stacks.ZarrMovie(path, key, axes or "TYX", plane)
+    elif path.is_dir() and videos.has_videos(path):
+        movie = videos.open_videos(path)
+    elif suffix in videos.VIDEO_SUFFIXES:
+        movie = videos.VideoMovie(path)
     elif path.is_dir():
         movie = stacks.open_tiff_folder(path, lambda file: open_movie(file, key, axes, plane))
     elif suffix in HDF5_SUFFIXES:
@@ -179,8 +190,8 @@ def open_movie(
         movie = ArrayMovie(_load_numpy(path, key), str(path), [path])
     else:
         raise ValueError(
-            f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .nwb, .bin (Suite2p), or "
-            "a folder of TIFF files or of a Zarr store"
+            f"cannot read a movie from {path}: expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .nwb, .avi, .bin "
+            "(Suite2p), or a folder of TIFF files, of videos or of a Zarr store"
         )
     size_mb = np.prod(movie.shape, dtype=float) * movie.dtype.itemsize / 2**20
     if size_mb <= memory_mb:

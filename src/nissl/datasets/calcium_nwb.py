@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from nissl.datasets.calcium_events import Event
-from nissl.datasets.calcium_io import HDF5Movie
+from nissl.datasets.calcium_io import HDF5Movie, Movie, open_movie
+from nissl.datasets.calcium_stacks import JoinedMovie
 
 
-def open_nwb(path: Path, key: str | None, axes: str | None, plane: int | None) -> HDF5Movie:
-    """The movie of an NWB file.
+def open_nwb(path: Path, key: str | None, axes: str | None, plane: int | None) -> Movie:
+    """The movie of an NWB file; frames kept in external files are read from those, which have their own axis order.
 
     Args:
         path: the file.
@@ -31,10 +32,23 @@ def open_nwb(path: Path, key: str | None, axes: str | None, plane: int | None) -
     with NWBHDF5IO(str(path), "r", load_namespaces=True) as io:
         series = _only_series(io.read(), path, key)
         if series.external_file is not None:
-            names = ", ".join(series.external_file[:])
-            raise ValueError(f"series '{series.name}' of {path} keeps its frames outside: {names}. Open those instead.")
+            names = [str(name) for name in series.external_file[:]]
+            starts = None if series.starting_frame is None else [int(start) for start in series.starting_frame[:]]
+            return _open_external(path, series.name, names, starts, axes, plane)
         inside = series.data.name
     return HDF5Movie(path, inside, axes or ("TXY" if plane is None else "TXYZ"), plane)
+
+
+def nwb_frame_rate(path: Path, key: str | None) -> float | None:
+    """Frames per second of the series: its rate, or the median step of its timestamps."""
+    from pynwb import NWBHDF5IO
+
+    with NWBHDF5IO(str(path), "r", load_namespaces=True) as io:
+        series = _only_series(io.read(), path, key)
+        if series.timestamps is None:
+            return None if series.rate is None else float(series.rate)
+        times = np.asarray(series.timestamps[:])
+    return float(1 / np.median(np.diff(times))) if len(times) > 1 else None
 
 
 def read_nwb_events(
@@ -95,6 +109,28 @@ def _only_series(nwb: Any, path: Path, key: str | None) -> Any:
     if key is not None and key not in series:
         raise ValueError(f"no photon series '{key}' in {path}; it has {', '.join(series) or 'none'}")
     return next(iter(series.values())) if key is None else series[key]
+
+
+def _open_external(
+    path: Path, series: str, names: list[str], starts: list[int] | None, axes: str | None, plane: int | None
+) -> Movie:
+    """Files beside the NWB file, one after the other; their first frames must be those the series states."""
+    missing = [name for name in names if not (path.parent / name).exists()]
+    if missing or not names:
+        raise FileNotFoundError(
+            f"series '{series}' of {path} keeps its frames in {', '.join(names) or 'no file'}; not there (relative to "
+            f"the NWB file): {', '.join(missing)}"
+        )
+    parts = [open_movie(path.parent / name, None, axes, plane) for name in names]
+    first = [0, *np.cumsum([part.shape[0] for part in parts])[:-1].tolist()]
+    if starts is not None and starts != first:
+        raise ValueError(
+            f"series '{series}' of {path} states that its files start at frames {starts}, but by their lengths they "
+            f"start at {first}. Is one of {', '.join(names)} incomplete?"
+        )
+    movie: Movie = parts[0] if len(parts) == 1 else JoinedMovie(parts, f"{path}:{series}")
+    movie.files = [path, *movie.files]
+    return movie
 
 
 def _frames_at(series: Any, times_s: np.ndarray, last_before: bool) -> np.ndarray:
