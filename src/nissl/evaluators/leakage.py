@@ -63,12 +63,9 @@ class Leakage:
             own, leaky = (float(np.concatenate(hits[kind, seed]).mean()) for kind in (False, True))
             rows.append({"seed": seed, "accuracy_own": own, "accuracy_leaky": leaky, "gap": leaky - own})
         mean = {name: float(np.mean([row[name] for row in rows])) for name in ("accuracy_own", "accuracy_leaky", "gap")}
-        low, high = bootstrap_gap(
-            *(np.concatenate([np.concatenate(hits[kind, s]) for s in seeds]) for kind in (True, False)),
-            *(np.concatenate([np.concatenate(trials[kind, s]) for s in seeds]) for kind in (True, False)),
-            draws=self.bootstrap_draws,
-            seed=self.seed,
-        )
+        leaky_hit, own_hit = (np.concatenate([np.concatenate(hits[k, s]) for s in seeds]) for k in (True, False))
+        leaky_trial, own_trial = (np.concatenate([np.concatenate(trials[k, s]) for s in seeds]) for k in (True, False))
+        low, high = bootstrap_gap(leaky_hit, own_hit, leaky_trial, own_trial, self.bootstrap_draws, self.seed)
         gaps = [row["gap"] for row in rows]
         majority = float(np.mean(shares, axis=0).max())
         torn, whole = source.leak_split, source.split_group
