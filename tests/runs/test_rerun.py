@@ -163,6 +163,10 @@ def test_an_older_configuration_takes_todays_defaults_and_says_so(
     )
     assert "today's defaults are used" in caplog.text and "dataset.contrast=[0.7, 1.3]" in caplog.text
     assert compose_evaluation([f"run={old}", "logger=[]"]).logger is None
+    added = compose_evaluation([f"run={old}", "+evaluator.stimulus.later=1", "evaluator.stimulus.seed=5"])
+    assert added.evaluator.stimulus.later == 1 and added.evaluator.stimulus.seed == 5
+    with pytest.raises(ValueError, match="no such key"):
+        compose_evaluation([f"run={old}", "evaluator.stimulus.later=1"])
     _, added = migrated(recorded(run), ConfigTree(conf_dir()), "train")
     assert added == {}, "a run of today lacks nothing"
 

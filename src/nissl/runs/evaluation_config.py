@@ -43,9 +43,10 @@ def compose_evaluation(overrides: list[str]) -> DictConfig:
     for override in groups:
         config[override.key_or_group] = fresh.get(override.key_or_group)  # an empty list leaves no key
     for override in values:
-        if OmegaConf.select(config, override.key_or_group, default=_MISSING) is _MISSING:
+        is_there = OmegaConf.select(config, override.key_or_group, default=_MISSING) is not _MISSING
+        if not is_there and not override.is_add():
             raise ValueError(f"override {override.input_line!r}: the run's configuration has no such key")
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
     return config
 
 
