@@ -1,7 +1,10 @@
 """Pages opened in a real browser with networking refused: charts drawn, filters work, nothing runs off the screen."""
 
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -236,6 +239,29 @@ def test_the_dashboard_lists_runs_draws_a_chart_and_shows_an_image(browser: Any,
     finally:
         server.terminate()
         server.communicate(timeout=30)  # closes the pipe as well
+
+
+def test_optunas_dashboard_of_a_sweep_opens(browser: Any, sweep_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed: pip install optuna-dashboard")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nissl = str(Path(sys.executable).parent / "nissl")
+    command = [nissl, "board", "--sweep", str(sweep_folder), "--port", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, start_new_session=True, **quiet)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_up(address)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/dashboard")
+        page.get_by_text("quick").first.click(timeout=60_000)
+        page.locator(".js-plotly-plot").first.wait_for(timeout=60_000)
+        page.screenshot(path=str(tmp_path / "optuna.png"))
+        page.close()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 def wait_until_up(address: str, seconds: float = 60) -> None:
