@@ -47,7 +47,7 @@ ROOMS = {
     "datasets/catalogue": room("nissl.datasets.catalogue", top=set()),
     "datasets/catalogue_check": room("nissl.datasets.catalogue", top=set(), inside={"h5py", "numpy"}),
     "datasets/datamodule": room(top={"torch", "pytorch_lightning", "numpy"}),
-    "flood_fill": room("nissl.volumes", top={"torch", *ARRAYS}, inside={"daisy"}),
+    "flood_fill": room("nissl.volumes", top={"torch", *ARRAYS}, inside={"daisy", "openvino"}),
     "watershed": room(
         "nissl.volumes",
         "nissl.flood_fill.segmenter",
@@ -65,7 +65,7 @@ ROOMS = {
         "nissl.flood_fill",
         "nissl.volumes",
         "nissl.watershed.prediction",
-        top={"torch", "sklearn", *ARRAYS},
+        top={"torch", "sklearn", "h5py", *ARRAYS},  # h5py: stored thresholds of an affinity volume
         inside={"matplotlib", "PIL", "safetensors"},
     ),
     "runs": room(
@@ -85,15 +85,17 @@ ROOMS = {
             "optuna",
             "submitit",
             "rich",
+            "onnx",
         },
     ),
     "runs/dry": room("nissl.datasets.datamodule", top=set()),  # builds all, as train.py does
-    "cli": room("nissl", top=set()),
+    "cli": room("nissl", top=set(), inside={"yaml"}),
     "__init__": room(top=set()),
 }
 # Files of runs/ that stand at the border to a framework; everything else there starts in a fraction of a second.
 HYDRA = {"compose", "validate", "overrides", "origins", "config_files", "evaluation_config"}
 LIGHTNING = {
+    "periodic",
     "callbacks",
     "dry",
     "loggers",
