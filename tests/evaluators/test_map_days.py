@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from nissl.datasets.calcium import CalciumSimulated
+from nissl.evaluators.map_activation import TrialMoments, activation_maps
 from nissl.evaluators.map_days import MapDays, comparable
 from nissl.evaluators.map_entries import Entry, entries_to_arrays, networks_of, read_entries
 from nissl.evaluators.pattern_maps import TrialMaps
@@ -37,7 +38,11 @@ def entry(day: str, seed: int = 0, common: float = 0.0, trials: int = 4, names: 
     maps = TrialMaps(sums, np.ones(len(pattern), dtype=int), pattern, np.arange(len(pattern)))
     mask = np.ones((4, 4), dtype=bool)
     mask[0, 0] = False
-    return Entry(day, seed, False, "S1", names, cells, ("train", "all"), mask, maps, maps)
+    outputs = ("1", "2", "3", "none")
+    labels = np.array([[float(o in (own.split("+") if own else ["none"])) for o in outputs] for own in cells])
+    signals = np.column_stack([labels[pattern], np.ones(len(pattern))])  # a network that is always right
+    answers = TrialMoments(signals[:, :, None] * signals[:, None], signals[:, :, None] * sums[:, None, mask], pattern)
+    return Entry(day, seed, False, "S1", names, cells, ("train", "all"), mask, maps, maps, outputs, answers)
 
 
 def source(days: tuple[str, ...] = ("POD0", "POD3")) -> Any:
@@ -67,6 +72,7 @@ def test_entries_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
     first = entry("POD0", 3)
     assert (back.day, back.seed, back.names, back.cells, back.how) == ("POD0", 3, NAMES, CELLS, ("train", "all"))
     assert np.allclose(back.maps.sums, first.maps.sums, atol=1e-6) and np.array_equal(back.mask, first.mask)
+    assert np.allclose(back.answers.cross, first.answers.cross, atol=1e-6) and back.outputs == first.outputs
 
 
 def test_a_run_without_maps_says_how_to_make_them(tmp_path: Path) -> None:
@@ -93,6 +99,9 @@ def test_levels_are_sums_of_the_matrices_of_mean_maps(tmp_path: Path) -> None:
         assert result.scalars[f"days/zncc_sum_{name}"] == pytest.approx(zncc_matrix(maps).sum(), rel=1e-5)
         evoked = (maps - maps[-1])[:-1]
         assert result.scalars[f"days_evoked/zncc_sum_{name}"] == pytest.approx(zncc_matrix(evoked).sum(), rel=1e-5)
+    own = days[1][0]
+    patterns = activation_maps(own.answers.total(), own.labels(), True)[:-1]
+    assert result.scalars["days_pattern/zncc_sum_day"] == pytest.approx(zncc_matrix(patterns).sum(), rel=1e-4)
     rows = {(row["maps"], row["day"]): row for row in result.tables["levels"]}
     assert rows["network", "POD3"]["zncc_sum"] == pytest.approx(result.scalars["days/zncc_sum_day"])
     assert set(result.figures) == {"matrices", "cells", "change"}

@@ -142,7 +142,7 @@ class GradcamZncc:
         if has_none:
             mean_frames = collected.frames.mean_maps(len(names), self.weight)
             methods["zncc_evoked"] = evoked_maps(mean_frames, len(names) - 1)
-            patterns = activation_maps(collected.answers, source.labels, True)
+            patterns = activation_maps(collected.answers.total(), source.labels, True)
             methods["zncc_pattern"] = patterns.reshape(len(names), *maps.shape[1:])
         if source.truth is not None:
             methods["zncc_truth"] = pool_images(source.truth.evoked, maps.shape[1:])

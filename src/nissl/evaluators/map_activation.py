@@ -35,6 +35,24 @@ class Moments:
         return Moments(self.gram + other.gram, self.cross + other.cross)
 
 
+@dataclass(frozen=True)
+class TrialMoments:
+    """Moments of every trial, its idle frames included.
+
+    Attributes:
+        gram: (R, C + 1, C + 1).
+        cross: (R, C + 1, D).
+        pattern: (R,) what was stimulated in the trial; that of "none" where nothing was.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    pattern: np.ndarray
+
+    def total(self) -> Moments:
+        return Moments(self.gram.sum(axis=0), self.cross.sum(axis=0))
+
+
 def measure_moments(signals: np.ndarray, pixels: np.ndarray) -> Moments:
     """Of signals (n, C) and pixels (n, D)."""
     known = np.column_stack([signals, np.ones(len(signals))]).astype(np.float64)

@@ -2,7 +2,8 @@
 
 The source presentation reads one rise of the ZNCC sum (208.8 to 262.1), one network a day. Ours: change of the sum, of
 the size-free means and of each class of pairs, with a permutation over trials, one over networks, and a bootstrap over
-both; the evoked maps, which need no network, go the same way; and without the stimulated places themselves.
+both; the evoked maps, which need no network, and the network's activation patterns, which recover a simulated truth
+best, go the same way; and without the stimulated places themselves.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from nissl.evaluators.day_change import (
     permute_seeds,
 )
 from nissl.evaluators.functional_connectivity import direct_scores, profile_scores
+from nissl.evaluators.map_day_patterns import bootstrap_pattern_change, level_of, permute_pattern_trials
 from nissl.evaluators.map_entries import Entry, entries_to_arrays, make_entry, networks_of, read_entries
 from nissl.evaluators.pattern_distance import disc_maps, zncc_outside
 from nissl.evaluators.pattern_maps import collect_maps, pool_images
 from nissl.evaluators.result import Figure, Result
 from nissl.evaluators.trial_resampling import (
+    Permutation,
     TrialRows,
     bootstrap_change,
     match_counts,
@@ -40,6 +43,7 @@ from nissl.evaluators.trial_resampling import (
 from nissl.evaluators.zncc import compare_matrices, order_rows, zncc_matrix
 
 TOLD = ("zncc_sum", *DECLARED)  # statistics with a full set of numbers in the summary
+KINDS = {"days": "network", "days_evoked": "evoked", "days_pattern": "activation pattern"}
 WORDS = {
     "zncc_sum": "the ZNCC sum",
     "mean_offdiag": "mean ZNCC",
@@ -67,6 +71,7 @@ class MapDays:
     metrics = {
         "days/*": None,
         "days_evoked/*": None,
+        "days_pattern/*": None,
         "days_truth/*": None,
     }
 
@@ -145,12 +150,16 @@ class MapDays:
 
         has_none = not cells[-1]
         evoked: dict[str, Change] = {}
+        patterned: dict[str, Change] = {}
         if has_none:
             # The frames are the same whichever network looks at them, up to the frames it names rightly.
             own_rows = [[own[0].evoked_rows(self.weight)] for own in by_day]
             evoked_levels, evoked, _ = self._change(own_rows, cells[:-1], "frames")
             scalars |= self._told("days_evoked", evoked)
             sizes["days_evoked"] = ([own[:1] for own in by_day], evoked_levels)
+            pattern_levels, patterned = self._pattern_change(by_day, cells[:-1], scope)
+            scalars |= self._told("days_pattern", patterned)
+            sizes["days_pattern"] = (by_day, pattern_levels)
         matrices = [np.mean([zncc_matrix(r.maps()) for r in own], axis=0) for own in rows]
         names = list(entries[0].names)
         scalars |= self._fixed_sizes(rows, cells)
@@ -183,6 +192,13 @@ class MapDays:
                 entries[0].area or "area not named", self.num_animals,
             )  # fmt: skip
             notes.append(told)
+            for name in ("zncc_sum", "disjoint"):
+                if name in patterned:
+                    told = describe_change(
+                        patterned[name], f"{WORDS[name]}, of activation patterns,", pair,
+                        entries[0].area or "area not named", self.num_animals,
+                    )  # fmt: skip
+                    notes.append(told)
         notes += self._warnings(changes, scope, scalars)
         order = order_rows(matrices[0], names, self.order)
         seeds = [[entry.seed for entry in own] for own in by_day]
@@ -196,7 +212,10 @@ class MapDays:
         return Result(
             scalars=scalars,
             figures=figures,
-            tables={"changes": _change_rows(changes, evoked), "levels": levels_table},
+            tables={
+                "changes": _change_rows({"network": changes, "evoked": evoked, "activation pattern": patterned}),
+                "levels": levels_table,
+            },
             arrays={
                 **kept,
                 "names": np.array(names),
@@ -219,18 +238,47 @@ class MapDays:
         low, high = percentile_interval(
             bootstrap_change(rows[0], rows[1], weights, self.bootstrap_draws, self.seed, scope != "per_day")
         )
-        changes = {
+        changes = self._changes(named, levels, outcomes, (low, high), scope)
+        return levels, changes, {name: outcomes[0].drawn[:, k] for k, name in enumerate(named)}
+
+    def _pattern_change(
+        self, by_day: list[list[Entry]], cells: Sequence[Sequence[str]], scope: str
+    ) -> tuple[list[np.ndarray], dict[str, Change]]:
+        """The same for the networks' activation patterns."""
+        named = statistic_weights(cells)
+        weights = np.stack(list(named.values()))
+        labels = by_day[0][0].labels()
+        trials = [[entry.answers for entry in own] for own in by_day]
+        levels = [np.stack([level_of(t, labels, weights) for t in own]) for own in trials]
+        outcomes = [
+            permute_pattern_trials(a, b, labels, weights, self.draws, self.seed + i)
+            for i, (a, b) in enumerate(zip(*trials, strict=False))
+        ]
+        drawn = bootstrap_pattern_change(
+            trials[0], trials[1], labels, weights, self.bootstrap_draws, self.seed, scope == "joint"
+        )
+        low, high = percentile_interval(drawn)
+        return levels, self._changes(named, levels, outcomes, (low, high), scope)
+
+    def _changes(
+        self,
+        named: dict[str, np.ndarray],
+        levels: list[np.ndarray],
+        outcomes: list[Permutation],
+        ends: tuple[np.ndarray, np.ndarray],
+        scope: str,
+    ) -> dict[str, Change]:
+        return {
             name: Change(
                 reference=levels[0][:, k],
                 day=levels[1][:, k],
                 p_trial=np.array([outcome.p[k] for outcome in outcomes]),
                 p_seed=permute_seeds(levels[0][:, k], levels[1][:, k]),
-                interval=(float(low[k]), float(high[k])),
+                interval=(float(ends[0][k]), float(ends[1][k])),
                 scope=scope,
             )
             for k, name in enumerate(named)
         }
-        return levels, changes, {name: outcomes[0].drawn[:, k] for k, name in enumerate(named)}
 
     def _told(self, prefix: str, changes: dict[str, Change]) -> dict[str, float]:
         """The summary's numbers: of the sum and the declared statistics, the latter also with Holm's correction."""
@@ -394,13 +442,11 @@ def _level_rows(
             for entry, value in zip(own, values, strict=True):
                 found = dict(zip(names, value.tolist(), strict=True))
                 known = {name: found.get(name, float("nan")) for name in statistic_weights(cells)}
-                rows.append(
-                    {"maps": "network" if method == "days" else "evoked", "day": day, "seed": entry.seed} | known
-                )
+                rows.append({"maps": KINDS[method], "day": day, "seed": entry.seed} | known)
     return rows
 
 
-def _change_rows(changes: dict[str, Change], evoked: dict[str, Change]) -> list[dict[str, Any]]:
+def _change_rows(by_method: dict[str, dict[str, Change]]) -> list[dict[str, Any]]:
     return [
         {
             "maps": maps,
@@ -416,6 +462,6 @@ def _change_rows(changes: dict[str, Change], evoked: dict[str, Change]) -> list[
             "p": change.p,
             "declared": name in DECLARED,
         }
-        for maps, found in (("network", changes), ("evoked", evoked))
+        for maps, found in by_method.items()
         for name, change in found.items()
     ]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nissl.evaluators.map_activation import TrialMoments
 from nissl.evaluators.pattern_maps import Collected, TrialMaps
 from nissl.evaluators.trial_resampling import TrialRows, make_trial_rows
 
@@ -34,6 +35,8 @@ class Entry:
         how: part, which, method, layer and the like, as words; must agree between days.
         mask: (h, w) positions inside.
         maps, frames: sums per (pattern, trial).
+        outputs: of the network, in order.
+        answers: moments of each trial inside the mask, for activation patterns.
     """
 
     day: str
@@ -46,6 +49,8 @@ class Entry:
     mask: np.ndarray
     maps: TrialMaps
     frames: TrialMaps
+    outputs: tuple[str, ...]
+    answers: TrialMoments
 
     def settings(self) -> dict[str, Any]:
         """What must agree between days; see `day_change.check_comparable`."""
@@ -77,7 +82,17 @@ class Entry:
             return TrialMaps(trials.sums[use], trials.counts[use], to[trials.pattern[use]], trials.trial[use])
 
         cells = tuple(self.cells[self.names.index(name)] for name in names)
-        return replace(self, names=tuple(names), cells=cells, maps=kept(self.maps), frames=kept(self.frames))
+        use = to[self.answers.pattern] >= 0
+        answers = TrialMoments(self.answers.gram[use], self.answers.cross[use], to[self.answers.pattern[use]])
+        return replace(
+            self, names=tuple(names), cells=cells, maps=kept(self.maps), frames=kept(self.frames), answers=answers
+        )
+
+    def labels(self) -> np.ndarray:
+        """Targets (P, C) of the patterns; the last output alone for "none"."""
+        return np.array([
+            [float(output in (own.split("+") if own else ["none"])) for output in self.outputs] for own in self.cells
+        ])  # fmt: skip
 
     def map_rows(self, weight: str) -> TrialRows:
         """What each trial adds to its pattern's map, inside the mask."""
@@ -113,6 +128,10 @@ def make_entry(collected: Collected, source: Any, day: str, network: Any, how: S
         mask=collected.mask,
         maps=collected.maps,
         frames=collected.frames,
+        outputs=tuple(source.outputs),
+        answers=TrialMoments(
+            collected.answers.gram, collected.answers.cross[..., collected.mask.ravel()], collected.answers.pattern
+        ),
     )
 
 
@@ -129,6 +148,10 @@ def entries_to_arrays(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
             f"{i}/cells": np.array(entry.cells),
             f"{i}/how": np.array(entry.how),
             f"{i}/mask": entry.mask,
+            f"{i}/outputs": np.array(entry.outputs),
+            f"{i}/gram": entry.answers.gram,
+            f"{i}/cross": entry.answers.cross.astype(np.float32),
+            f"{i}/shown": entry.answers.pattern,
         }
         for kind, trials in (("maps", entry.maps), ("frames", entry.frames)):
             arrays[f"{i}/{kind}_sums"] = trials.sums.astype(np.float32)
@@ -169,6 +192,8 @@ def read_entries(run: str | Path) -> list[Entry]:
                     cells=tuple(file[f"{i}/cells"].tolist()),
                     how=tuple(file[f"{i}/how"].tolist()),
                     mask=file[f"{i}/mask"],
+                    outputs=tuple(file[f"{i}/outputs"].tolist()),
+                    answers=TrialMoments(file[f"{i}/gram"], file[f"{i}/cross"].astype(np.float64), file[f"{i}/shown"]),
                     **trials,
                 )
             )

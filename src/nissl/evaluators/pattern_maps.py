@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from nissl.evaluators import gradcam as cam
-from nissl.evaluators.map_activation import Moments, measure_moments
+from nissl.evaluators.map_activation import TrialMoments
 
 FRAME_NORMS = ("l2", "none", "max")
 
@@ -64,7 +64,8 @@ class Collected:
         mask: (h, w) positions inside: at least half of their pixels.
         seen, correct, dead: (P,) frames of each pattern seen, named rightly (lenient rule), and with a map of zeros
             among those used.
-        answers: the network's answers against all frames, for `activation_maps`; labels do not enter.
+        answers: the network's answers against the frames of each trial, all frames used, for `activation_maps`; of
+            the labels only the trial's pattern is kept.
     """
 
     maps: TrialMaps
@@ -73,7 +74,7 @@ class Collected:
     seen: np.ndarray
     correct: np.ndarray
     dead: np.ndarray
-    answers: Moments
+    answers: TrialMoments
 
 
 def collect_maps(
@@ -116,7 +117,10 @@ def collect_maps(
     map_sums: np.ndarray | None = None
     frame_sums: np.ndarray | None = None
     counts, usable_counts = np.zeros(len(keys), dtype=int), np.zeros(len(keys), dtype=int)
-    answers: Moments | None = None
+    trials, trial_of = np.unique(source.table.trial[rows], return_inverse=True)
+    trial_of_row = dict(zip(rows.tolist(), trial_of.tolist(), strict=True))
+    gram: np.ndarray | None = None
+    cross: np.ndarray | None = None
 
     for batch in DataLoader(dataset, batch_size=batch_size):
         frames, labels = batch["frames"].to(task.device), batch["label"].to(task.device)
@@ -144,21 +148,28 @@ def collect_maps(
         np.add.at(frame_sums, places[used], pooled[used])
         np.add.at(usable_counts, places[used & alive], 1)
         np.add.at(counts, places[used], 1)
-        moments = measure_moments(torch.sigmoid(logits).double().cpu().numpy(), pooled.reshape(len(pooled), -1))
-        answers = moments if answers is None else answers + moments
+        signals = np.column_stack([torch.sigmoid(logits).double().cpu().numpy(), np.ones(len(logits))])
+        if gram is None or cross is None:
+            gram = np.zeros((len(trials), signals.shape[1], signals.shape[1]))
+            cross = np.zeros((len(trials), signals.shape[1], size[0] * size[1]))
+        own_trial = np.array([trial_of_row[int(row)] for row in index])
+        np.add.at(gram, own_trial, signals[:, :, None] * signals[:, None])
+        np.add.at(cross, own_trial, signals[:, :, None] * pooled.reshape(len(pooled), 1, -1))
 
-    assert mask is not None and map_sums is not None and frame_sums is not None and answers is not None, (
-        "a part is never empty"
-    )
-    pattern_of, trial_of = keys % num_patterns, keys // num_patterns
+    assert mask is not None and map_sums is not None and frame_sums is not None, "a part is never empty"
+    assert gram is not None and cross is not None
+    pattern_of, trial_id = keys % num_patterns, keys // num_patterns
+    # "none" is the last pattern: what was stimulated in a trial is the least of its frames' patterns.
+    shown = np.full(len(trials), num_patterns - 1)
+    np.minimum.at(shown, trial_of, source.table.pattern[rows])
     return Collected(
-        maps=TrialMaps(map_sums, usable_counts, pattern_of, trial_of),
-        frames=TrialMaps(frame_sums, counts, pattern_of, trial_of),
+        maps=TrialMaps(map_sums, usable_counts, pattern_of, trial_id),
+        frames=TrialMaps(frame_sums, counts, pattern_of, trial_id),
         mask=mask.cpu().numpy().astype(bool),
         seen=seen,
         correct=correct,
         dead=dead,
-        answers=answers,
+        answers=TrialMoments(gram, cross, shown),
     )
 
 

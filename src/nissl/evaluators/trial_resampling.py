@@ -134,7 +134,7 @@ def permute_trials(reference: TrialRows, day: TrialRows, weights: np.ndarray, dr
         return statistics(totals - maps, weights) - statistics(maps, weights)
 
     change = change_between(reference, day, weights)
-    drawn = _in_batches(shuffled, draws)
+    drawn = in_batches(shuffled, draws)
     # Summing in another order moves the last digits: a draw that is the observed division must count as equal.
     near = np.abs(drawn) < np.abs(change) - 1e-9 * (1 + np.abs(change))
     return Permutation(change, (1 + np.count_nonzero(~near, axis=0)) / (1 + draws), drawn)
@@ -172,7 +172,7 @@ def bootstrap_change(
         before = _bootstrapped(by_pattern[0], first, rng)
         return statistics(_bootstrapped(by_pattern[1], second, rng), weights) - statistics(before, weights)
 
-    return _in_batches(drawn, draws)
+    return in_batches(drawn, draws)
 
 
 def bootstrap_maps(trials: TrialRows, chosen: Sequence[int], draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -237,7 +237,8 @@ def _bootstrapped(seeds: list[list[np.ndarray]], chosen: np.ndarray, rng: np.ran
     return maps
 
 
-def _in_batches(draw: Callable[[int], np.ndarray], draws: int) -> np.ndarray:
+def in_batches(draw: Callable[[int], np.ndarray], draws: int) -> np.ndarray:
+    """Results of `draw`, which makes as many as it is told, put together until there are `draws`."""
     if draws < 1:
         raise ValueError(f"draws={draws}: one draw or more is needed")
     return np.concatenate([draw(number) for number in _batch_sizes(draws)])
