@@ -159,7 +159,9 @@ class RunFolder:
         elif reason := _interruption(error):
             self.set_status("interrupted", reason)
         else:
-            self.set_status("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+            # In one line, as tables show it: Hydra puts the cause of a failed constructor into its second.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.set_status("failed", reason, "".join(traceback.format_exception(error)))
         self.update_provenance(ended=time.time())
         os.close(self._lock)
 
