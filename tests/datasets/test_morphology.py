@@ -258,6 +258,15 @@ def test_wrong_arguments_are_errors(changes: dict[str, Any], message: str, tmp_p
         from_files(**{"path": folder, **changes})
 
 
+def test_simulated_families_and_compartments_are_chosen() -> None:
+    names = ["direct", "martinotti", "chandelier", "basket"]
+    source = simulated(populations=names, label="family", compartments=["soma", "dendrite"])
+    assert source.classes == ["axonal", "interneuron", "wired"] and len(source.labels("all")) == 20
+    assert all(set(cell.type) <= {1, 3} for cell in source.cells("all"))
+    with pytest.raises(ValueError, match="dataset.label must be population or family"):
+        simulated(label="species")
+
+
 def test_too_few_simulated_cells_are_an_error() -> None:
     with pytest.raises(ValueError, match="cells_per_class=3 is below"):
         simulated(cells_per_class=3)

@@ -10,11 +10,11 @@ from nissl.datasets.cell_graph import CellGraph, take
 from nissl.datasets.morphology_cache import open_cache
 from nissl.datasets.morphology_source import Cells, CellSource, Division
 from nissl.datasets.morphology_tissue import check_tissue
-from nissl.datasets.swc_cells import Preprocessing
+from nissl.datasets.swc_cells import Preprocessing, select_compartments
 from nissl.datasets.swc_collection import Collection, read_collection
 from nissl.datasets.swc_report import Rules
 from nissl.datasets.tree_views import ViewSettings
-from nissl.simulate.neurons import simulate_neurons
+from nissl.simulate.neurons import FAMILY, POPULATIONS, simulate_neurons
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,9 @@ class SimulatedMorphologies(CellSource):
     Args:
         cells_per_class: cells of each population.
         simulation_seed: seed of the cells.
+        populations: names of `simulate.neurons.FAMILY`; None takes the first five.
+        label: "population", or "family" for the coarser class of each.
+        compartments: SWC types to keep, as in `Morphologies`; None keeps all.
         others: see `Morphologies`.
     """
 
@@ -195,6 +198,9 @@ class SimulatedMorphologies(CellSource):
         jitter_std_um: float | Sequence[float],
         shift_std_um: float | Sequence[float],
         scale_log_std: float,
+        populations: Sequence[str] | None = None,
+        label: Literal["population", "family"] = "population",
+        compartments: Sequence[str] | None = None,
     ) -> None:
         if cells_per_class < num_folds:
             raise ValueError(f"dataset.cells_per_class={cells_per_class} is below dataset.num_folds={num_folds}")
@@ -209,13 +215,18 @@ class SimulatedMorphologies(CellSource):
             shift_std_um,
             scale_log_std,
         )
-        simulated = simulate_neurons(cells_per_class, simulation_seed)
+        if label not in ("population", "family"):
+            raise ValueError(f"dataset.label must be population or family, came {label!r}")
+        kept_types = Preprocessing(Rules(), compartments).kept_types
+        simulated = simulate_neurons(cells_per_class, simulation_seed, populations or POPULATIONS)
         cells = [
-            take(CellGraph(n.pos, n.radius, n.type, n.parent, id=f"{n.population}_{k}"), n.parent, 0)
+            select_compartments(
+                take(CellGraph(n.pos, n.radius, n.type, n.parent, id=f"{n.population}_{k}"), n.parent, 0), kept_types
+            )
             for k, n in enumerate(simulated)
         ]
         super().__init__(
-            read=Cells(cells, [n.population for n in simulated]),
+            read=Cells(cells, [FAMILY[n.population] if label == "family" else n.population for n in simulated]),
             test=None,
             files=[],
             division=Division(num_folds, val_fold, test_fold, split_seed, min_class_size=num_folds),

@@ -8,6 +8,16 @@ A cell is a soma at 0 with arbours of unit-step branches; y points to the pia, l
 - stellate, basket: stems in all directions; the first has few, straight ones that fork late, the second many winding
   ones that fork early and often, near the soma.
 
+Four more are for questions about what an encoder uses, and are simulated on request:
+
+- thrifty, direct: the same cloud of points around the soma, wired with least cable, or with short paths to the soma
+  (minimum spanning tree with a balancing factor, Cuntz et al. 2010, https://doi.org/10.1371/journal.pcbi.1000877). Only
+  the topology tells them apart; no position does.
+- martinotti, chandelier: the same dendrites with different axons (type 2): one climbs and spreads in a plane, the other
+  hangs full of short vertical rows. Without the axon they are one population.
+
+Populations belong to families (`FAMILY`): pyramidal, interneuron, wired, axonal.
+
 Within a population cells vary as much as real ones do: overall size by more than a factor of two, any rotation
 about y, a tilt, and lost branches. Overall size is drawn from one distribution for all, so it says nothing about the
 population. Synthetic, and no model of any species.
@@ -15,13 +25,28 @@ population. Synthetic, and no model of any species.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 POPULATIONS = ("tufted", "untufted", "bitufted", "stellate", "basket")
+MORE_POPULATIONS = ("thrifty", "direct", "martinotti", "chandelier")
+FAMILY = {
+    "tufted": "pyramidal",
+    "untufted": "pyramidal",
+    "bitufted": "interneuron",
+    "stellate": "interneuron",
+    "basket": "interneuron",
+    "thrifty": "wired",
+    "direct": "wired",
+    "martinotti": "axonal",
+    "chandelier": "axonal",
+}
 STEP_UM = 4.0
-SOMA, DENDRITE, APICAL = 1, 3, 4
+SOMA, AXON, DENDRITE, APICAL = 1, 2, 3, 4
+NUM_TARGETS = 70  # points of a cloud to be wired
+BALANCING = {"thrifty": 0.0, "direct": 0.7}  # weight of the path to the soma against new cable
 SIZE_UM = 110.0  # root mean square distance of a typical cell's nodes from the soma
 SIZE_SPREAD = 0.25  # standard deviation of log size
 TILT_SPREAD_DEG = 8.0
@@ -129,6 +154,42 @@ def _basket(tree: _Tree, rng: np.random.Generator) -> None:
         _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(60, 110), 2, 1.0, DENDRITE, 0.2, 0.25)
 
 
+def _wired(tree: _Tree, rng: np.random.Generator, balancing: float) -> None:
+    """Targets in a ball, denser near the soma, wired one at a time to where cable plus weighted path is least."""
+    direction = rng.standard_normal((NUM_TARGETS, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    targets = direction * 180.0 * rng.random((NUM_TARGETS, 1)) ** 0.5
+    # The order in which targets are reached is that of their distance in both populations, so that branches are grown
+    # with the same random numbers whatever the wiring.
+    targets = targets[np.argsort(np.linalg.norm(targets, axis=1))]
+    places, nodes, paths = [np.zeros(3)], [0], [0.0]
+    for target in targets:
+        reach = np.linalg.norm(np.array(places) - target, axis=1)
+        chosen = int(np.argmin(reach + balancing * (np.array(paths) + reach)))
+        node, _ = tree.branch(rng, nodes[chosen], target - places[chosen], float(reach[chosen]), 0.0, DENDRITE)
+        places.append(tree.at[node])
+        nodes.append(node)
+        paths.append(paths[chosen] + float(reach[chosen]))
+
+
+def _axonal(tree: _Tree, rng: np.random.Generator, chandelier: bool) -> None:
+    for _ in range(rng.integers(4, 7)):
+        _tuft(tree, rng, 0, rng.standard_normal(3), rng.uniform(80, 130), 1, 0.5, DENDRITE, 0.4)
+    up = np.array([0.0, 1.0, 0.0])
+    if chandelier:
+        for _ in range(rng.integers(3, 5)):
+            node, heading = 0, _unit(rng.standard_normal(3) * np.array([1, 0.3, 1]))
+            for _ in range(rng.integers(3, 6)):
+                node, heading = tree.branch(rng, node, heading, rng.uniform(20, 40), 0.08, AXON)
+                if rng.random() > LOST_BRANCHES:
+                    tree.branch(rng, node, rng.choice([-1.0, 1.0]) * up, rng.uniform(25, 45), 0.02, AXON)
+        return
+    node, heading = tree.branch(rng, 0, up, rng.uniform(200, 280), 0.03, AXON)
+    for _ in range(rng.integers(3, 6)):
+        aside = rng.standard_normal(3) * np.array([1, 0.1, 1])
+        _tuft(tree, rng, node, aside, rng.uniform(100, 160), 1, 0.7, AXON, 0.4)
+
+
 def simulate_neuron(population: str, rng: np.random.Generator) -> SimulatedNeuron:
     """One cell of a population."""
     tree = _Tree()
@@ -140,8 +201,12 @@ def simulate_neuron(population: str, rng: np.random.Generator) -> SimulatedNeuro
         _stellate(tree, rng)
     elif population == "basket":
         _basket(tree, rng)
+    elif population in BALANCING:
+        _wired(tree, rng, BALANCING[population])
+    elif population in ("martinotti", "chandelier"):
+        _axonal(tree, rng, chandelier=population == "chandelier")
     else:
-        raise ValueError(f"unknown population {population!r}; choose from {', '.join(POPULATIONS)}")
+        raise ValueError(f"unknown population {population!r}; choose from {', '.join(FAMILY)}")
     pos = np.concatenate(tree.pos)
     pos *= SIZE_UM / np.sqrt(np.sum(pos**2, axis=1).mean()) * np.exp(rng.normal(0.0, SIZE_SPREAD))
     turn, (tilt_x, tilt_z) = rng.uniform(0, 2 * np.pi), np.radians(TILT_SPREAD_DEG) * rng.standard_normal(2)
@@ -163,10 +228,13 @@ def _rotation(axis: int, angle: float) -> np.ndarray:
     return matrix
 
 
-def simulate_neurons(cells_per_population: int, seed: int) -> list[SimulatedNeuron]:
-    """Cells of all populations in turn; cell k of a population depends on the seed, the population and k alone."""
+def simulate_neurons(
+    cells_per_population: int, seed: int, populations: Sequence[str] = POPULATIONS
+) -> list[SimulatedNeuron]:
+    """Cells of each population in turn; cell k of one depends on the seed, the population and k alone."""
+    number = {population: k for k, population in enumerate(FAMILY)}
     return [
-        simulate_neuron(population, np.random.default_rng([seed, p, k]))
-        for p, population in enumerate(POPULATIONS)
+        simulate_neuron(population, np.random.default_rng([seed, number.get(population, 0), k]))
+        for population in populations
         for k in range(cells_per_population)
     ]
