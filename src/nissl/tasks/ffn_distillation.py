@@ -1,11 +1,11 @@
 """Learning to flood from a larger network: a small student is trained on what a teacher grows.
 
-For each example the teacher makes its own moves at the volume's resolution, from one active voxel at the centre; what
-it has grown in the end is the student's target. The student may work at a lower resolution: image and target are means
-over blocks of `pool_zyx` voxels, the target of the teacher's *probabilities*. The mean of a block is the share of it
-that the teacher gives to the object, which is what cross entropy with soft targets wants to be told; a mean of logits
-would let one voxel of which the teacher is very sure outvote seven others. Voxels that the teacher never visited keep
-its `pad_value`, by which it means "not this object".
+For each example the teacher makes its own moves, at the volume's resolution and from one active voxel at the centre;
+what it has grown in the end is the student's target. The student may work at a lower resolution: image and target are
+means over blocks of `pool_zyx` voxels, the target of the teacher's *probabilities*. The mean of a block is the share of
+it that the teacher gives to the object, which is what cross entropy with soft targets wants to be told; a mean of
+logits would let one voxel of which the teacher is very sure outvote seven others. Voxels that the teacher never visited
+keep its `pad_value`, by which it means "not this object".
 
 A target depends on nothing but image and centre, so with `dataset.patches.number_of_places` the teacher answers once
 per place, and what it answered is turned and mirrored together with the image from then on. Nothing of it has to be
@@ -32,16 +32,18 @@ from nissl.tasks.growing import Growing, Movement, PolicyName
 
 
 @torch.no_grad()
-def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int, draws: Sequence[int]) -> Tensor:
+def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int | None) -> Tensor:
     """What the teacher grows from the centre of each example, (B, 1, Z, Y, X) probabilities.
+
+    It moves as in inference, to the strongest voxel of each face, as far as the example reaches.
 
     Args:
         teacher: a flood-filling network in eval mode.
         image: (B, 1, Z, Y, X) normalised as the teacher's training data, at its resolution. Its moves use the largest
             part of it from the first voxel that is its field of view and a whole number of steps; the rest repeats the
             last voxel.
-        max_moves: per example, the first included.
-        draws: one number per example, which decides the order of its moves.
+        max_moves: per example, the first included; None: all that it wants. Fewer leave parts of the object at
+            `pad_value`, so the student would be told that they are none.
     """
     fov, deltas = np.asarray(teacher.fov_zyx), np.asarray(teacher.deltas_zyx)
     shape = np.asarray(image.shape[2:])
@@ -52,12 +54,13 @@ def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int, dra
         )
     z, y, x = (int(size) for size in fov + 2 * steps * deltas)
     part = image[:, :, :z, :y, :x]
-    movement = Movement(teacher.fov_zyx, teacher.deltas_zyx, logit(float(teacher.move_threshold)), "fixed", 0)  # type: ignore[arg-type]
+    threshold = logit(float(teacher.move_threshold))  # type: ignore[arg-type]
+    movement = Movement(teacher.fov_zyx, teacher.deltas_zyx, threshold, "max_pred_moves", 0)  # type: ignore[arg-type]
     seeds = torch.full_like(part, logit(float(teacher.pad_value)))  # type: ignore[arg-type]
     seeds[:, :, z // 2, y // 2, x // 2] = logit(float(teacher.init_activation))  # type: ignore[arg-type]
-    nothing = torch.zeros_like(part)
-    rows = zip(part, nothing, seeds, nothing > 0, draws, strict=True)
-    examples = [Growing(*row[:4], movement, int(row[4])) for row in rows]
+    anywhere, nowhere = torch.ones_like(part), torch.zeros_like(part, dtype=torch.bool)  # no truth holds it back
+    rows = zip(part, anywhere, seeds, nowhere, strict=True)
+    examples = [Growing(*row, movement, 0) for row in rows]
     while slots := [example for example in examples if example.view is not None]:
         views = [(slice(None), *example.view) for example in slots if example.view is not None]
         images = torch.stack([example.image[view] for example, view in zip(slots, views, strict=True)])
@@ -94,7 +97,7 @@ class FFNDistillation(FloodFilling):
         optimizer: partial of a torch optimizer, called with the parameters.
         teacher: a flood-filling network; its architecture must be that of `teacher_weights`.
         teacher_weights: safetensors, such as `nissl import ffn` makes; null keeps the weights it has.
-        teacher_moves: of the teacher per example, the first included.
+        teacher_moves: at most so many of the teacher per example, the first included; null: all that it wants.
         teacher_share: of the target; the rest is the true label.
         pool_zyx: voxels that the teacher sees per voxel that the student sees.
         policy, window_radius, max_moves, moves_per_step, soft_label, clip_value, nonfinite, boundary_weight,
@@ -133,7 +136,7 @@ class FFNDistillation(FloodFilling):
         optimizer: Any,
         teacher: nn.Module,
         teacher_weights: str | None,
-        teacher_moves: int,
+        teacher_moves: int | None,
         teacher_share: float,
         pool_zyx: Sequence[int],
         policy: PolicyName,
@@ -151,9 +154,9 @@ class FFNDistillation(FloodFilling):
             model, optimizer, policy, window_radius, max_moves, moves_per_step, soft_label, clip_value, nonfinite,
             boundary_weight, decay_steps, ema_decay,
         )  # fmt: skip
-        if not 0 <= teacher_share <= 1 or teacher_moves < 1:
+        if not 0 <= teacher_share <= 1 or (teacher_moves is not None and teacher_moves < 1):
             raise ValueError(
-                "task.teacher_share lies between 0 and 1, task.teacher_moves is at least 1, "
+                "task.teacher_share lies between 0 and 1, task.teacher_moves is at least 1 or null, "
                 f"came {teacher_share} and {teacher_moves}"
             )
         if teacher_weights is not None:
@@ -197,17 +200,19 @@ class FFNDistillation(FloodFilling):
     def _targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The teacher's answers, pooled, (B, 1, Z, Y, X); from memory where it has given them before."""
         if "place" not in batch:
-            return self._ask(batch["image"], batch["draw"].tolist())
+            return self._ask(batch["image"])
         places = batch["place"].tolist()
         new = {place: row for row, place in enumerate(places) if place not in self._known}
         if new:
-            # The order of the moves depends on the place, so that a resumed training gets the same answer.
-            answers = self._ask(batch["image"][list(new.values())], list(new))
+            answers = self._ask(batch["image"][list(new.values())])
             self._known.update(zip(new, answers.half(), strict=True))
         return torch.stack([self._known[place] for place in places]).float()
 
-    def _ask(self, image: Tensor, draws: Sequence[int]) -> Tensor:
-        return F.avg_pool3d(teacher_probabilities(self._teacher[0], image, self.teacher_moves, draws), self.pool)
+    def _ask(self, image: Tensor) -> Tensor:
+        # Batches are prepared outside of the training step, and so outside of its precision.
+        with self.trainer.precision_plugin.forward_context():
+            found = teacher_probabilities(self._teacher[0], image, self.teacher_moves)
+        return F.avg_pool3d(found.float(), self.pool)
 
 
 def load_teacher(teacher: nn.Module, path: str) -> None:
