@@ -37,7 +37,13 @@ SMALL = {
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
     **dict.fromkeys(
         ("affinity_fib25", "boundary_fib25"),
-        ["dataset.test_box=[[0,64],[0,64],[180,244]]", "evaluator.segmentation.untrained_max_moves=0"],
+        [
+            *(
+                "dataset.test_box=[[0,64],[0,64],[180,244]]",
+                "evaluator.watershed_sweep.tuning_box=[[0,64],[0,64],[0,64]]",
+            ),
+            "evaluator.segmentation.untrained_max_moves=0",
+        ],
     ),
 }
 

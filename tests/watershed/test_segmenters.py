@@ -9,6 +9,7 @@ from torch import nn
 from nissl.evaluators.segmentation import Overlaps, scores
 from nissl.flood_fill.segmenter import Segmentation
 from nissl.simulate.em import simulate_volume
+from nissl.volumes.annotated import AnnotatedVolume
 from nissl.watershed.fragments import distance_fragments, marker_fragments, without_small
 from nissl.watershed.prediction import predict
 from nissl.watershed.segmenters import AffinityWatershed, BoundaryWatershed, agglomerate
@@ -123,6 +124,13 @@ def test_fragments_are_separated_by_boundaries():
     for fragments in (distance_fragments(inside, 0.5, 9, (1.0, 1.0, 1.0)), marker_fragments(inside, 0.5, 1)):
         left, right = set(fragments[:, :, :9].ravel()), set(fragments[:, :, 12:].ravel())
         assert not left & right and 0 not in left | right
+
+
+@pytest.mark.parametrize(("make", "network"), [(by_affinities, AFFINITIES), (by_insides, INSIDES)])
+def test_where_nothing_is_inside_nothing_is_segmented(make, network):
+    dark = AnnotatedVolume("dark", np.zeros((24, 24, 24), np.uint8), (20.0, 20.0, 20.0))
+    (found,) = make().segment(network, [dark])
+    assert not found.ids.any() and found.origins == {}
 
 
 def test_small_segments_go_and_the_rest_is_numbered_anew():

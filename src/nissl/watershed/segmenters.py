@@ -52,6 +52,8 @@ def agglomerate(
 
     if list(thresholds) != sorted(thresholds):
         raise ValueError(f"thresholds must ascend, came {list(thresholds)}")
+    if not fragments.any():  # nothing was found to be inside anything
+        return [np.zeros(fragments.shape, np.uint64) for _ in thresholds]
     generator = waterz.agglomerate(
         np.ascontiguousarray(affinities[:3], np.float32),
         list(thresholds),
