@@ -21,7 +21,7 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # Three quick experiments on simulated data, as three tracked runs.
 DEMO := runs/demo-$(shell date +%Y-%m-%d_%H-%M-%S)
