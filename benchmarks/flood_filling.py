@@ -39,9 +39,9 @@ FOV, DEPTH, FEATURES = (17, 33, 33), 12, 32
 WAYS = {
     "as published": Moves(),
     "strongest first": Moves(order="strongest_first"),
-    "skip visited 0.8": Moves(skip_visited=0.8),
-    "long steps": Moves(saturated=0.98),
-    "both": Moves(skip_visited=0.85, saturated=0.98),
+    "skip visited 0.95": Moves(skip_visited=0.95),
+    "long steps": Moves(skip_visited=1.0, saturated=0.98),
+    "both": Moves(skip_visited=0.95, saturated=0.98),
 }
 
 

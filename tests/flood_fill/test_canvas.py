@@ -226,7 +226,9 @@ def test_long_steps_save_moves_inside_a_thick_object_and_fill_it_all_the_same():
     image = torch.ones(21, 21, 21)
     seeds = np.array([(10, 10, 10)])
     short = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds)
-    long = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds, moves=Moves(saturated=0.95, long_step=2.0))
+    # from the rim, long steps come back between those of the way out; there everything has been seen
+    moves = Moves(saturated=0.95, long_step=2.0, skip_visited=1.0)
+    long = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds, moves=moves)
     for canvas in (short, long):
         executor.run([canvas], lambda image, seed: centred(9).expand_as(seed).clone() + 2, 1)
     assert torch.equal(short.segmentation, long.segmentation)
@@ -234,12 +236,14 @@ def test_long_steps_save_moves_inside_a_thick_object_and_fill_it_all_the_same():
 
 
 def test_positions_whose_surroundings_are_known_can_be_passed_over():
-    image = torch.ones(9, 9, 13)
-    every = flood(image, [(4, 4, 4)], everywhere)
-    fewer = Canvas(image, FOV, DELTAS, thresholds(), np.array([(4, 4, 4)]), moves=Moves(skip_visited=0.8))
-    executor.run([fewer], everywhere, 1)
-    assert fewer.counters["skipped_visited"] > 0 and fewer.counters["moves"] < every.counters["moves"]
-    assert (fewer.segmentation > 0).sum() > 0.9 * (every.segmentation > 0).sum()  # what is left out are the edges
+    image, seeds = torch.ones(21, 21, 21), np.array([(10, 10, 10)])
+    every = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds)
+    fewer = Canvas(image, (9, 9, 9), DELTAS, thresholds(), seeds, moves=Moves(skip_visited=0.95))
+    for canvas in (every, fewer):
+        executor.run([canvas], lambda image, seed: centred(9).expand_as(seed).clone(), 1)
+    assert fewer.counters["skipped_visited"] > 0 and fewer.counters["moves"] < every.counters["moves"] / 2
+    kept = int((fewer.segmentation > 0).sum()) / int((every.segmentation > 0).sum())
+    assert 0.9 < kept <= 1  # what is left out are the outermost edges
 
 
 def test_the_history_counts_what_each_move_deletes():

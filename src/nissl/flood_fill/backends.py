@@ -1,9 +1,8 @@
 """Ways to run a network on this machine, all behind one callable: (image, seed logits) -> seed logits.
 
 `eager` is torch as it is and the reference for the others. `compiled` lets torch fuse what lies between convolutions.
-`openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`); `openvino_int8` also
-replaces convolutions by integer ones, with ranges measured on patches of the image to be segmented. int8 is no
-small change of a network that feeds on its own output: compare VOI and ERL before believing it.
+`openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`). Answers differ in the
+last digits, so a flooding is repeated bit by bit only by the same backend and precision.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def running(network: nn.Module, backend: str, precision: str, fov_zyx: Sequence[
 def openvino_network(network: nn.Module, precision: str, fov_zyx: Sequence[int]) -> Network:
     """`network` compiled by OpenVINO for this processor; as many threads as torch would use."""
     if importlib.util.find_spec("openvino") is None:
-        raise ValueError("segmenter.backend=openvino needs OpenVINO: pip install openvino, or take backend=eager")
+        raise ValueError("backend=openvino needs OpenVINO: pip install nissl[openvino], or take backend=eager")
     import openvino
 
     model = openvino_model(network, fov_zyx)

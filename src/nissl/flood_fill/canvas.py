@@ -143,7 +143,7 @@ class Canvas:
         self.rejected: list[tuple[Triple, str, int]] = []  # seed, reason, moves it cost
 
         self.seeds = _positions(seeds_zyx)
-        self.next_seed = 0
+        self.next_seed, self.num_seeds = 0, len(self.seeds)  # the latter of all rounds so far
         self.more_seeds, self.num_rounds = list(more_seeds), 0
         self.frontier = Frontier(deltas_zyx, moves.order)
         self.start: Triple | None = None
@@ -223,6 +223,7 @@ class Canvas:
                 return False
             self.seeds = _positions(self.more_seeds[self.num_rounds](self.segmentation.cpu().numpy()))
             self.num_rounds, self.next_seed = self.num_rounds + 1, 0
+            self.num_seeds += len(self.seeds)
 
     def _refusal(self, seed: Triple) -> str | None:
         """Why no object may start at `seed`; None if it may."""

@@ -18,7 +18,7 @@ import torch
 from nissl.flood_fill.canvas import Canvas, Origin
 from nissl.flood_fill.stage_files import write_arrays
 
-_PLAIN = ("next_seed", "num_rounds", "max_id", "num_moves", "low", "high")
+_PLAIN = ("next_seed", "num_seeds", "num_rounds", "max_id", "num_moves", "low", "high")
 
 
 def save(canvases: Sequence[Canvas], path: Path, key: str) -> None:

@@ -160,15 +160,16 @@ class FloodFill:
             starts_zyx,
             existing,
         )
-        if key not in _finished:
+        remembered = f"{self.files and self.files.folder} {key}"  # what another folder holds is not in this one
+        if remembered not in _finished:
             found = self._read(key, len(volumes))
             if found is None:
                 found = self._flood(network, volumes, thresholds, limit, masks, starts_zyx, existing, key)
-            _finished[key] = found
+            _finished[remembered] = found
             while len(_finished) > NUM_KEPT:
                 _finished.popitem(last=False)
-        _finished.move_to_end(key)
-        return _finished[key]
+        _finished.move_to_end(remembered)
+        return _finished[remembered]
 
     def masks(self, volume: AnnotatedVolume) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Masks of moves and of seeds at the network's resolution."""
