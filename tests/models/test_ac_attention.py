@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+import nissl.models.ac_attention as module
 from nissl.models.ac_attention import ACAttention
 
 
@@ -44,8 +45,12 @@ def layer() -> ACAttention:
     return ACAttention(8, 4).double()
 
 
+@pytest.mark.parametrize("block_floats", [2**17, 5 * 4 * 12])
 @pytest.mark.parametrize("padded", [False, True])
-def test_values_and_gradients_equal_the_definition(layer: ACAttention, padded: bool) -> None:
+def test_values_and_gradients_equal_the_definition(
+    layer: ACAttention, padded: bool, block_floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_FLOATS", block_floats)  # five query nodes at a time, the last block smaller
     x, adjacency = random_input()
     nodes = 9 if padded else 12
     padding = (torch.arange(12) >= nodes).expand(3, -1) if padded else None
@@ -64,6 +69,31 @@ def test_values_and_gradients_equal_the_definition(layer: ACAttention, padded: b
     with torch.no_grad():
         fused = layer(x, adjacency, padding)[:, :nodes]
     torch.testing.assert_close(fused, results[1][0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_form_for_other_devices_has_the_same_gradients(layer: ACAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, adjacency = random_input()
+    grads = []
+    for blockwise in (True, False):
+        if not blockwise:
+            monkeypatch.setattr(module._BlockwiseAttention, "apply", module._attend)
+        layer.zero_grad()
+        inner = x.clone().requires_grad_()
+        layer(inner, adjacency).square().sum().backward()
+        grads.append([inner.grad, *[p.grad for p in layer.parameters()]])
+    for ours, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_under_autocast_the_result_is_close_and_gradients_reach_everything(layer: ACAttention) -> None:
+    layer.float()
+    x, adjacency = (t.float() for t in random_input())
+    plain = layer(x, adjacency)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = layer(x.requires_grad_(), adjacency)
+    rough.float().square().sum().backward()
+    torch.testing.assert_close(rough.float(), plain, rtol=0.05, atol=0.05)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
 def test_with_g_0_and_l_1_it_is_plain_attention(layer: ACAttention) -> None:
