@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from nissl.evaluators.baselines import Block, Method, gather, hand_made
 
@@ -40,6 +41,13 @@ def test_principal_components_keep_distances_of_training_cells() -> None:
     a, b = features[0] - features[1], values()[0] - values()[1]
     assert np.linalg.norm(a) == pytest.approx(np.linalg.norm(b))
     assert np.all(np.diff(features[TRAIN].var(axis=0)) <= 0)
+
+
+def test_with_more_features_than_cells_the_components_are_those_of_scikit_learn() -> None:
+    x = np.random.default_rng(1).normal(size=(50, 90)) * np.linspace(3, 0.1, 90)
+    ours = Method((Block(x, "pca"),)).features(TRAIN)
+    theirs = PCA(n_components=20, svd_solver="full").fit(x[TRAIN]).transform(x)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
 
 
 def test_blocks_side_by_side_weigh_the_same() -> None:

@@ -55,8 +55,25 @@ def _scaled(block: Block, train: np.ndarray) -> np.ndarray:
         std = block.values[train].std(axis=0)
         std[std <= 1e-9 * np.maximum(np.abs(mean), 1.0)] = 1.0  # constant over the training cells
         return centred / std
-    _, _, axes = np.linalg.svd(centred[train], full_matrices=False)
-    return centred @ axes[:NUM_COMPONENTS].T
+    return _principal_components(centred, train)
+
+
+def _principal_components(centred: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Largest components of the rows `train`, for all rows, through the smaller of covariance and Gram matrix.
+
+    Leave-one-out fits as many as there are cells, so only what is kept is computed. Signs are arbitrary.
+    """
+    from scipy.linalg import eigh
+
+    own = centred[train]
+    by_gram = own.shape[1] > len(own)
+    matrix = own @ own.T if by_gram else own.T @ own
+    size = len(matrix)
+    variance, vectors = eigh(matrix, subset_by_index=[max(0, size - NUM_COMPONENTS), size - 1])
+    kept = np.flatnonzero(variance > 1e-10 * max(variance[-1], 1e-300))[::-1]
+    if not by_gram:
+        return centred @ vectors[:, kept]
+    return (centred @ own.T) @ (vectors[:, kept] / np.sqrt(variance[kept]))
 
 
 @dataclass(frozen=True)
