@@ -127,7 +127,7 @@ def test_unknown_policies_and_small_volumes_are_refused():
 def test_a_mask_file_keeps_moves_and_seeds_out(tmp_path):
     import h5py
 
-    truth = volume()
+    truth = volume(shape=(16, 32, 20))
     mask = np.zeros(truth.raw.shape, bool)
     mask[:, 14:] = True
     with h5py.File(tmp_path / "mask.h5", "w") as file:
@@ -137,13 +137,13 @@ def test_a_mask_file_keeps_moves_and_seeds_out(tmp_path):
 
 
 def test_a_list_of_policies_is_tried_in_turn():
-    (one,) = segmenter().segment(BrightIsInside(), [volume()])
-    (two,) = segmenter(seed_policy=["peaks", "-peaks"]).segment(BrightIsInside(), [volume()])
+    (one,) = segmenter().segment(BrightIsInside(), [volume(shape=(16, 32, 20))])
+    (two,) = segmenter(seed_policy=["peaks", "-peaks"]).segment(BrightIsInside(), [volume(shape=(16, 32, 20))])
     assert np.array_equal(one.ids, two.ids) and two.counters["seeds"] > one.counters["seeds"]
 
 
 def test_a_finished_segmentation_is_found_in_its_folder_and_a_killed_one_goes_on(tmp_path):
-    whole = segmenter().segment(BrightIsInside(), [volume()])[0]
+    whole = segmenter().segment(BrightIsInside(), [volume(shape=(16, 32, 20))])[0]
     network, settings = BrightIsInside(), {"folder": str(tmp_path), "checkpoint_moves": 3, "segment_threshold": 0.61}
 
     def stop(module, inputs, output):
@@ -152,15 +152,15 @@ def test_a_finished_segmentation_is_found_in_its_folder_and_a_killed_one_goes_on
 
     network.register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        segmenter(**settings).segment(network, [volume()])
+        segmenter(**settings).segment(network, [volume(shape=(16, 32, 20))])
     assert len(list(tmp_path.glob("checkpoint-*"))) == 1
     second = BrightIsInside()
-    (found,) = segmenter(**settings).segment(second, [volume()])
+    (found,) = segmenter(**settings).segment(second, [volume(shape=(16, 32, 20))])
     assert np.array_equal(found.ids, whole.ids) and found.origins == whole.origins and found.counters == whole.counters
     assert second.num_calls == whole.counters["moves"] - 6 and not list(tmp_path.glob("checkpoint-*"))
     nissl.flood_fill.segmenter._finished.clear()  # as in a new process
     third = BrightIsInside()
-    (again,) = segmenter(**settings).segment(third, [volume()])
+    (again,) = segmenter(**settings).segment(third, [volume(shape=(16, 32, 20))])
     assert third.num_calls == 0 and np.array_equal(again.ids, whole.ids) and again.origins == whole.origins
     assert again.rejected == found.rejected and again.overlaps == found.overlaps
 

@@ -6,6 +6,10 @@ import nissl.flood_fill.segmenter
 from nissl.flood_fill.stages import Agglomeration, StagedFloodFill
 
 
+def small():
+    return volume(shape=(16, 32, 20))
+
+
 def agglomeration(**changed):
     values = {
         "pairs": "all",
@@ -48,7 +52,7 @@ def staged(folder=None, **changed):
 
 
 def test_all_stages_leave_two_bars_as_two_neurons():
-    truth = volume()
+    truth = small()
     (found,) = staged().segment(BrightIsInside(), [truth])
     assert list(found.stages) == ["forward", "reverse", "consensus", "fill", "agglomeration", "final"]
     for ids in (found.ids, found.stages["consensus"]):
@@ -60,20 +64,20 @@ def test_all_stages_leave_two_bars_as_two_neurons():
 
 def test_finished_stages_are_read_and_not_made_again(tmp_path):
     first = BrightIsInside()
-    (before,) = staged(str(tmp_path)).segment(first, [volume()])
+    (before,) = staged(str(tmp_path)).segment(first, [small()])
     nissl.flood_fill.segmenter._finished.clear()  # as in a new process
     second = BrightIsInside()
-    (after,) = staged(str(tmp_path)).segment(second, [volume()])
+    (after,) = staged(str(tmp_path)).segment(second, [small()])
     assert first.num_calls > 0 and second.num_calls == 0
     assert np.array_equal(before.ids, after.ids) and before.tables == after.tables
     nissl.flood_fill.segmenter._finished.clear()
     changed = BrightIsInside()
-    staged(str(tmp_path), agglomeration=agglomeration(recovered=0.5)).segment(changed, [volume()])
+    staged(str(tmp_path), agglomeration=agglomeration(recovered=0.5)).segment(changed, [small()])
     assert 0 < changed.num_calls < first.num_calls  # the floodings stand, the pairs are grown again
 
 
 def test_what_the_coarse_flooding_takes_is_left_as_it_is():
-    truth = volume(shape=(36, 36, 48))
+    truth = volume(shape=(24, 36, 24))
     thin = truth.labels.copy()
     thin[:, 31:34] = 3  # too thin at half the resolution
     raw = np.where(thin > 0, 150, 50).astype(np.uint8)
@@ -85,8 +89,8 @@ def test_what_the_coarse_flooding_takes_is_left_as_it_is():
 
 
 def test_segments_can_be_grown_at_the_end():
-    (plain,) = staged(reverse=False, agglomeration=None).segment(BrightIsInside(), [volume()])
-    (wide,) = staged(reverse=False, agglomeration=None, grow_nm=20.0).segment(BrightIsInside(), [volume()])
+    (plain,) = staged(reverse=False, agglomeration=None).segment(BrightIsInside(), [small()])
+    (wide,) = staged(reverse=False, agglomeration=None, grow_nm=20.0).segment(BrightIsInside(), [small()])
     assert (wide.ids > 0).sum() > (plain.ids > 0).sum()
     assert np.array_equal(wide.ids[plain.ids > 0], plain.ids[plain.ids > 0])
 
