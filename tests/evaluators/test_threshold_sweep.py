@@ -107,8 +107,10 @@ def file(tmp_path):
     return str(tmp_path / "m.h5")
 
 
-def sweep(methods, tuning_box=((0, 4), (0, 8), (0, 20)), cap=None):
-    return ThresholdSweep(methods, "val", tuning_box, "test", [[0, 4], [0, 8], [20, 40]], 5, 1, cap, 0, False)
+def sweep(methods, tuning_box=((0, 4), (0, 8), (0, 20)), cap=None, segmenter=None):
+    return ThresholdSweep(
+        methods, segmenter, "val", tuning_box, "test", [[0, 4], [0, 8], [20, 40]], 5, 1, cap, 0, False
+    )
 
 
 def test_methods_are_tuned_on_one_box_and_scored_on_another(file):
@@ -144,7 +146,7 @@ def test_a_threshold_may_not_be_tested_on_the_voxels_it_was_chosen_on(file):
 
 def test_what_is_wrong_with_a_method_is_said(file):
     data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [bars()[0]]))
-    with pytest.raises(ValueError, match="methods is empty"):
+    with pytest.raises(ValueError, match="nothing to sweep"):
         sweep({})
     with pytest.raises(ValueError, match="pairs with scores"):
         sweep({"a": {"path": file, "ids": "truth", "pairs": "pairs"}})
@@ -152,6 +154,21 @@ def test_what_is_wrong_with_a_method_is_said(file):
         sweep({"a": {"path": file, "ids": "truth", "pairs": "pairs", "scores": "other"}})(None, data)
     with pytest.raises(ValueError, match=r"must be \(P, 2\)"):
         sweep({"a": {"path": file, "ids": "truth", "pairs": "scores", "scores": "scores"}})(None, data)
+
+
+def test_the_agglomeration_of_a_staged_segmenter_is_swept_without_a_file():
+    volume, ids = bars()
+    decisions = [
+        {"first": a, "second": b, "certainty": s} for (a, b), s in zip(PAIRS.tolist(), SCORES.tolist(), strict=True)
+    ]
+    found = SimpleNamespace(stages={"forward": ids, "agglomeration": ids}, tables={"decisions": decisions})
+    segmenter = SimpleNamespace(segment=lambda model, volumes: [found])
+    data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
+    result = sweep({}, segmenter=segmenter)(SimpleNamespace(model=None), data)
+    assert result.scalars["sweep_agglomeration/normalized"] == pytest.approx(2 * 90**2 / 190**2)
+    without = SimpleNamespace(segment=lambda model, volumes: [SimpleNamespace(stages={}, tables={})])
+    with pytest.raises(ValueError, match="decided on no pair"):
+        sweep({}, segmenter=without)(SimpleNamespace(model=None), data)
 
 
 def test_a_cap_that_nothing_keeps_is_noted(file):

@@ -200,8 +200,11 @@ def curve_figure(
         data[name] = np.stack([thresholds, rate, erl_um], 1)
     if max_mergers_per_mm is not None:
         axes.axvline(max_mergers_per_mm, color="0.6", lw=1, ls="--")
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
+    rates = np.concatenate([values[:, 1] for values in data.values()])
+    top, least = rates.max(initial=0), rates[rates > 0].min(initial=np.inf)
+    if top > 30 * least:  # a merger or two beside hundreds
+        axes.set_xscale("symlog", linthresh=least)
+    axes.set_xlim(0, 1.15 * max(top, 1))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("mergers per mm of ground-truth cable")
     axes.set_ylabel("expected run length (um)")

@@ -1,7 +1,8 @@
 """Chooses the threshold of every stored method on one part of the data and scores it on another, in one figure.
 
 What a method stores is an HDF5 file that covers the volumes' file: fragments and scored pairs (`pairs`, `scores`), or
-segments and their probability (`probability`). See `nissl.evaluators.threshold_curve` for what is done with them.
+segments and their probability (`probability`). The agglomeration of our own segmenter needs no file. See
+`nissl.evaluators.threshold_curve` for what is done with them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from nissl.evaluators.erl import skeletons_of
 from nissl.evaluators.result import Result
+from nissl.evaluators.stored_segmentation import Segmenter
 from nissl.evaluators.threshold_curve import (
     Fragments,
     agglomeration_rows,
@@ -23,6 +25,7 @@ from nissl.evaluators.threshold_curve import (
     score,
     with_levels,
 )
+from nissl.flood_fill.probability import dequantise
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.boxes import Box
 from nissl.volumes.chunked import read_hdf5
@@ -36,6 +39,8 @@ class ThresholdSweep:
     Args:
         methods: name -> {path, ids, pairs, scores} for scored pairs (joined from the threshold on), {path, ids,
             probability} for a threshold on probabilities (0 to 1, or uint8 0 to 255), {path, ids} for one point.
+        segmenter: one that agglomerates, such as `flood_fill_staged`: its decisions become the method "agglomeration",
+            from the segments before it and the certainty of each pair. None: none.
         tuning_split, test_split: "val" or "test".
         tuning_box, test_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels of the file, or null for all of the split. The
             two may not share a voxel.
@@ -58,6 +63,7 @@ class ThresholdSweep:
     def __init__(
         self,
         methods: Mapping[str, Mapping[str, str]],
+        segmenter: Segmenter | None,
         tuning_split: str,
         tuning_box: Sequence[Sequence[int]] | None,
         test_split: str,
@@ -68,8 +74,11 @@ class ThresholdSweep:
         merge_threshold: int,
         contiguous: bool,
     ) -> None:
-        if not methods:
-            raise ValueError("methods is empty: give name: {path: ..., ids: ..., pairs: ..., scores: ...}")
+        if not methods and segmenter is None:
+            raise ValueError(
+                "there is nothing to sweep: give methods={name: {path: ..., ids: ..., pairs: ..., scores: ...}} or a "
+                "segmenter that agglomerates"
+            )
         for name, method in methods.items():
             extra, lacking = set(method) - KEYS, {"path", "ids"} - set(method)
             if extra or lacking or ("pairs" in method) != ("scores" in method):
@@ -82,7 +91,7 @@ class ThresholdSweep:
                 raise ValueError(f"tuning_split and test_split must be val or test, came {split!r}")
         if num_thresholds < 1:
             raise ValueError(f"num_thresholds must be at least 1, came {num_thresholds}")
-        self.methods = methods
+        self.methods, self.segmenter = methods, segmenter
         self.parts = {"tuning": (tuning_split, tuning_box), "test": (test_split, test_box)}
         self.num_thresholds, self.min_size, self.max_mergers_per_mm = num_thresholds, min_size, max_mergers_per_mm
         self.merge_threshold, self.contiguous = merge_threshold, contiguous
@@ -103,10 +112,20 @@ class ThresholdSweep:
         chosen: dict[str, int] = {}
         scalars: dict[str, float] = {}
         table: list[dict[str, Any]] = []
-        for name, method in self.methods.items():
-            thresholds = self._thresholds(method)
+        sources: dict[str, FromFile | FromDecisions] = {
+            name: FromFile(method, self) for name, method in self.methods.items()
+        }
+        if self.segmenter is not None:
+            found = {
+                part: self.segmenter.segment(task.model, data.source.volumes(split))[0]
+                for part, (split, _) in self.parts.items()
+            }
+            wholes = {part: data.source.volumes(split)[0] for part, (split, _) in self.parts.items()}
+            sources["agglomeration"] = FromDecisions(found, wholes, self)
+        for name, source in sources.items():
+            thresholds = source.thresholds()
             for part, volume in volumes.items():
-                curves[part][name] = self._rows(method, volume, thresholds)
+                curves[part][name] = source.rows(part, volume, thresholds)
             chosen[name] = choose(curves["tuning"][name], self.max_mergers_per_mm)
             best = curves["test"][name][chosen[name]]
             scalars |= {
@@ -128,40 +147,11 @@ class ThresholdSweep:
         }
         notes = [
             f"{name}: no threshold keeps {self.max_mergers_per_mm:g} mergers per mm; that with the fewest was taken"
-            for name in self.methods
+            for name in chosen
             if self.max_mergers_per_mm is not None
             and curves["tuning"][name][chosen[name]]["mergers_per_mm"] > self.max_mergers_per_mm
         ]
         return Result(scalars, figures, {"curve": table}, notes=notes)
-
-    def _thresholds(self, method: Mapping[str, str]) -> list[float]:
-        if "scores" in method:
-            found = _read(method, "scores")
-            quantiles = np.quantile(found, np.linspace(0, 1, self.num_thresholds))
-            # One above all scores: nothing joined.
-            return [*np.unique(quantiles).tolist(), float(np.nextafter(found.max(), np.inf))]
-        if "probability" in method:
-            return np.linspace(0.5, 0.95, self.num_thresholds).round(4).tolist()
-        return [float("nan")]
-
-    def _rows(
-        self, method: Mapping[str, str], volume: AnnotatedVolume, thresholds: Sequence[float]
-    ) -> list[dict[str, Any]]:
-        skeletons, size = skeletons_of(volume), volume.voxel_size_zyx_nm
-        ids = read_hdf5(method["path"], method["ids"], "labels", volume.box).astype(np.int64)
-        rule = (self.merge_threshold, self.contiguous)
-        if "probability" in method:
-            probability = read_hdf5(method["path"], method["probability"], "image", volume.box)
-            if probability.dtype == np.uint8:
-                # As google/ffn stores it: 0 unvisited, else 1 + 254ths.
-                probability = np.clip((probability.astype(np.float32) - 0.5) / 255, 0, 1)
-            fragments = Fragments.of(with_levels(ids, probability, thresholds), skeletons, volume.labels, size)
-            return probability_rows(fragments, thresholds, self.min_size, *rule)
-        fragments = Fragments.of(ids, skeletons, volume.labels, size)
-        if "scores" in method:
-            pairs, pair_scores = _read(method, "pairs"), _read(method, "scores")
-            return agglomeration_rows(fragments, pairs, pair_scores, thresholds, *rule)
-        return [{"threshold": float("nan")} | score(fragments, fragments.ids, *rule)]
 
     def _caption(self, part: str, volume: AnnotatedVolume) -> str:
         use = "thresholds chosen here" if part == "tuning" else "thresholds were chosen on other voxels"
@@ -170,6 +160,73 @@ class ThresholdSweep:
             f"Expected run length against merge rate for each threshold of each method on {volume.name} ({part}, "
             f"{use}; voxels of {size} nm, merge threshold {self.merge_threshold} nodes). Ringed: the chosen threshold."
         )
+
+
+class FromFile:
+    """Fragments and scores, or segments and probability, that a file holds."""
+
+    def __init__(self, method: Mapping[str, str], sweep: ThresholdSweep) -> None:
+        self.method, self.sweep = method, sweep
+
+    def thresholds(self) -> list[float]:
+        if "scores" in self.method:
+            return _quantiles(_read(self.method, "scores"), self.sweep.num_thresholds)
+        if "probability" in self.method:
+            return np.linspace(0.5, 0.95, self.sweep.num_thresholds).round(4).tolist()
+        return [float("nan")]
+
+    def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        skeletons, size, method = skeletons_of(volume), volume.voxel_size_zyx_nm, self.method
+        ids = read_hdf5(method["path"], method["ids"], "labels", volume.box).astype(np.int64)
+        rule = (self.sweep.merge_threshold, self.sweep.contiguous)
+        if "probability" in method:
+            probability = read_hdf5(method["path"], method["probability"], "image", volume.box)
+            if probability.dtype == np.uint8:
+                probability = np.nan_to_num(dequantise(probability))
+            fragments = Fragments.of(with_levels(ids, probability, thresholds), skeletons, volume.labels, size)
+            return probability_rows(fragments, thresholds, self.sweep.min_size, *rule)
+        fragments = Fragments.of(ids, skeletons, volume.labels, size)
+        if "scores" in method:
+            pairs, pair_scores = _read(method, "pairs"), _read(method, "scores")
+            return agglomeration_rows(fragments, pairs, pair_scores, thresholds, *rule)
+        return [{"threshold": float("nan")} | score(fragments, fragments.ids, *rule)]
+
+
+class FromDecisions:
+    """Segments before an agglomeration, and the certainty of each pair that it decided on.
+
+    Args:
+        found: part -> what a staged segmenter made of the volume that holds it.
+        wholes: part -> that volume.
+        sweep: the rules.
+    """
+
+    def __init__(self, found: Mapping[str, Any], wholes: Mapping[str, AnnotatedVolume], sweep: ThresholdSweep) -> None:
+        self.found, self.wholes, self.sweep = found, wholes, sweep
+        if not found["tuning"].tables.get("decisions"):
+            raise ValueError("this segmenter decided on no pair on the tuning part. Take segmenter=flood_fill_staged.")
+
+    def thresholds(self) -> list[float]:
+        certainty = np.array([row["certainty"] for row in self.found["tuning"].tables["decisions"]])
+        return _quantiles(certainty, self.sweep.num_thresholds)
+
+    def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        found, whole = self.found[part], self.wholes[part]
+        names = list(found.stages)
+        before = found.stages[names[names.index("agglomeration") - 1]]
+        start = np.subtract(volume.offset_zyx, whole.offset_zyx)
+        ids = before[tuple(slice(a, a + n) for a, n in zip(start, volume.raw.shape, strict=True))]
+        decisions = found.tables.get("decisions", [])
+        pairs = np.array([(row["first"], row["second"]) for row in decisions], np.int64).reshape(-1, 2)
+        certainty = np.array([row["certainty"] for row in decisions])
+        fragments = Fragments.of(ids.astype(np.int64), skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
+        rule = (self.sweep.merge_threshold, self.sweep.contiguous)
+        return agglomeration_rows(fragments, pairs, certainty, thresholds, *rule)
+
+
+def _quantiles(values: np.ndarray, num: int) -> list[float]:
+    """Thresholds that accept more and more of the pairs, and one above all, which accepts none."""
+    return [*np.unique(np.quantile(values, np.linspace(0, 1, num))).tolist(), float(np.nextafter(values.max(), np.inf))]
 
 
 def _read(method: Mapping[str, str], key: str) -> np.ndarray:
