@@ -166,36 +166,36 @@ class FFNDistillation(FloodFilling):
         self._teacher = (teacher,)
         self.teacher_moves, self.teacher_share = teacher_moves, teacher_share
         self.pool: tuple[int, int, int] = (int(pool_zyx[0]), int(pool_zyx[1]), int(pool_zyx[2]))
-        self._teacher_f1 = torch.zeros(())  # of the last batch, soft, against the true label
         self._known: dict[int, Tensor] = {}  # place -> pooled target, (1, Z, Y, X) half precision
 
     def on_fit_start(self) -> None:
         self._teacher[0].to(self.device)
 
-    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """The batch as the student learns from it: pooled, with the teacher's answer as label while it trains."""
-        if any(size % pool for size, pool in zip(batch["image"].shape[2:], self.pool, strict=True)):
-            raise ValueError(
-                f"examples of {list(batch['image'].shape[2:])} voxels are no multiple of task.pool_zyx "
-                f"{list(self.pool)}. Set dataset.patches.native=true and dataset.scale_zyx to task.pool_zyx."
-            )
-        image = F.avg_pool3d(batch["image"], self.pool)
-        truth = F.avg_pool3d(batch["label"].float(), self.pool)
-        if not self.trainer.training:
-            return {**batch, "image": image, "label": (truth > 0.5).float()}
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        image, truth = self._pooled(batch)
         found = self._targets(batch)
-        self._teacher_f1 = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
+        overlap = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
+        self.log("train/teacher_f1", overlap)  # soft, against the true label
+        self.log("train/places_known", float(len(self._known)))
         label = self.teacher_share * found + (1 - self.teacher_share) * truth
         if "place" in batch:
             draws = batch["draw"].tolist()
             pairs = [turned(pair, draw) for *pair, draw in zip(image, label, draws, strict=True)]
             image, label = (torch.stack(arrays) for arrays in zip(*pairs, strict=True))
-        return {**batch, "image": image, "label": label}
+        super().training_step({**batch, "image": image, "label": label}, batch_index)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        self.log("train/teacher_f1", self._teacher_f1)  # the hook above may not log
-        self.log("train/places_known", float(len(self._known)))
-        super().training_step(batch, batch_index)
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        image, truth = self._pooled(batch)
+        super().validation_step({**batch, "image": image, "label": (truth > 0.5).float()}, batch_index)
+
+    def _pooled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Image and true label as the student sees them, (B, 1, Z, Y, X); the label is the object's share."""
+        if any(size % pool for size, pool in zip(batch["image"].shape[2:], self.pool, strict=True)):
+            raise ValueError(
+                f"examples of {list(batch['image'].shape[2:])} voxels are no multiple of task.pool_zyx "
+                f"{list(self.pool)}. Set dataset.patches.native=true and dataset.scale_zyx to task.pool_zyx."
+            )
+        return F.avg_pool3d(batch["image"], self.pool), F.avg_pool3d(batch["label"].float(), self.pool)
 
     def _targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The teacher's answers, pooled, (B, 1, Z, Y, X); from memory where it has given them before."""
@@ -209,9 +209,7 @@ class FFNDistillation(FloodFilling):
         return torch.stack([self._known[place] for place in places]).float()
 
     def _ask(self, image: Tensor) -> Tensor:
-        # Batches are prepared outside of the training step, and so outside of its precision.
-        with self.trainer.precision_plugin.forward_context():
-            found = teacher_probabilities(self._teacher[0], image, self.teacher_moves)
+        found = teacher_probabilities(self._teacher[0], image, self.teacher_moves)
         return F.avg_pool3d(found.float(), self.pool)
 
 
