@@ -93,14 +93,14 @@ class Invariance:
             trials.append(("encoding_zero", "-", _with_encoding(model, items, None)))
 
         rows, scalars = [], {"invariance/spread": between}
-        for kind, strength, disturbed in trials:
+        for kind, shown, disturbed in trials:
             after = embed_items(model, disturbed, source.collate, batch_size)
             moved = float(np.linalg.norm(after - before, axis=1).mean() / between)
             own = float((_distances(after, before).argmin(axis=1) == np.arange(len(before))).mean())
             rows.append(
-                {"disturbance": kind, "strength": strength, "moved": round(moved, 4), "own_nearest": round(own, 4)}
+                {"disturbance": kind, "strength": shown, "moved": round(moved, 4), "own_nearest": round(own, 4)}
             )
-            name = kind if strength == "-" else f"{kind}_{strength:g}"
+            name = kind if isinstance(shown, str) else f"{kind}_{shown:g}"
             scalars[f"invariance/{name}"] = moved
             scalars[f"invariance/own_{name}"] = own
         return Result(

@@ -186,7 +186,8 @@ class KNN:
             "splits": fingerprint(splits),
             "ssl_saw_test": cohort.saw_test or protocol != "given",
         }
-        rows, scalars = [], {}
+        rows: list[dict[str, Any]] = []
+        scalars: dict[str, float] = {}
         for name, scores in scored.items():
             metric = "knn" if name == "learnt" else f"knn_{name}"
             score = asdict(bootstrap_accuracy(scores.correct[tested], labels, self.num_resamples, self.seed))
