@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,8 @@ def openvino_model(network: nn.Module, fov_zyx: Sequence[int]) -> Any:
 
     shape = [2, 1, *fov_zyx]  # traced with two examples: a lone one would take torch's own fast path
     example = (torch.zeros(shape), torch.zeros(shape))
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, which OpenVINO chose and no user can mend
         model = openvino.convert_model(network.cpu(), example_input=example)
     model.reshape({each: openvino.PartialShape([-1, *shape[1:]]) for each in model.inputs})
     return model
