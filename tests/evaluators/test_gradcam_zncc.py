@@ -122,7 +122,9 @@ def test_the_task_is_left_as_it_was(task: Any, source: CalciumSimulated) -> None
 
 def test_figures_show_maps_matrices_and_truth(task: Any, source: CalciumSimulated) -> None:
     figures = measure(task, source, order="cluster").figures
-    assert set(figures) == {"maps", "matrix", "truth", "cells", "clusters", "distance"}
+    assert set(figures) == {
+        "field", "maps", "matrix", "truth", "against_evoked", "cells", "clusters", "distance",
+    }  # fmt: skip
     assert all(figure.png.startswith(b"\x89PNG") for figure in figures.values())
 
 
@@ -134,7 +136,7 @@ def test_a_network_that_names_nothing_rightly_leaves_undefined_rows(task: Any, s
     assert result.scalars["zncc/undefined_maps"] == 11
     assert any("no usable frame" in note for note in result.notes)
     assert result.scalars["zncc/dead_maps"] > 0
-    assert set(result.figures) == {"maps", "matrix", "truth", "cells", "clusters"}
+    assert "distance" not in result.figures and {"maps", "matrix", "cells", "clusters"} <= set(result.figures)
 
 
 def test_cells_of_one_module_are_told_apart_by_a_matrix_that_shows_it(source: CalciumSimulated) -> None:
@@ -156,10 +158,11 @@ def test_classes_from_a_covariate_need_no_idle_frames_and_no_positions(task: Any
         cells=CellTable(tuple(f"class {i}" for i in range(11))),
         truth=None,
         days=("",),
+        um_per_px=None,
     )
     plain.of_day = lambda name: plain
     result = measure(task, plain)
-    assert "matrix_zncc_evoked" not in result.arrays and set(result.figures) == {"maps", "matrix", "cells"}
+    assert "matrix_zncc_evoked" not in result.arrays and set(result.figures) == {"field", "maps", "matrix", "cells"}
     assert any("evoked-map baseline skipped" in note for note in result.notes)
 
 

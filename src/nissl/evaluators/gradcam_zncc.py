@@ -175,11 +175,14 @@ class GradcamZncc:
         order = order_rows(matrices["zncc"], names, self.order, self.listed)
         label = f"{self.method}, {self.which} {self.part} frames"
         figures: dict[str, Figure] = {
+            "field": draw.field(source),
             "maps": draw.overlays(maps, source, inside, label),
             "matrix": draw.zncc_matrices(_shown(matrices, order), [names[i] for i in order], label),
         }
         if "zncc_truth" in matrices:
             figures["truth"] = draw.truth_scatter(matrices, cells)
+        if "zncc_evoked" in matrices:
+            figures["against_evoked"] = draw.against_evoked(matrices, cells)
         figures |= self._cell_figures(scores, distance, matrix, source, cells)
         return Result(
             scalars=scalars,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nissl.evaluators.gradcam import upsample
+from nissl.evaluators.map_cell_figures import draw_scale_bar
 from nissl.evaluators.result import Figure
 from nissl.evaluators.zncc import CLASSES, pair_classes, single_pairs
 
@@ -131,4 +132,59 @@ def truth_scatter(matrices: dict[str, np.ndarray], cells: Sequence[Sequence[str]
         "Simulated data: recovered against true ZNCC, one point per pair of patterns. Only disjoint pairs speak of "
         "connectivity.",
         {"pairs": np.column_stack([pairs, *columns])},
+    )
+
+
+def field(source: Any) -> Figure:
+    """Mean image with the mask's outline and the stimulated cells, numbered."""
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.patches import Circle
+
+    canvas = Canvas(figsize=(4.2, 4.2), layout="constrained")
+    ax = canvas.subplots()
+    low, high = np.percentile(source.mean_image[source.mask], [1, 99.5])
+    ax.imshow(source.mean_image, cmap="gray", vmin=low, vmax=high)
+    if not source.mask.all():
+        ax.contour(source.mask, levels=[0.5], colors="#E69F00", linewidths=1.2)
+    if source.cells.positions_px is not None:
+        for i, name in enumerate(source.cells.names):
+            y, x = source.cells.positions_px[i]
+            radius = 4.0 if source.cells.radius_px is None else 1.4 * float(source.cells.radius_px[i])
+            ax.add_patch(Circle((x, y), radius, fill=False, color="cyan", lw=1.3))
+            ax.text(x + radius, y - radius, name, color="cyan", fontsize=9)
+    ax.set(xticks=[], yticks=[])
+    if source.um_per_px:
+        draw_scale_bar(ax, source.mean_image.shape, source.um_per_px)
+    return Figure.from_matplotlib(
+        canvas,
+        "Mean training image, outline of the mask (orange) and stimulated cells (rings, by number).",
+        {"mean_image": source.mean_image},
+    )
+
+
+def against_evoked(matrices: dict[str, np.ndarray], cells: Sequence[Sequence[str]]) -> Figure:
+    """ZNCC of the network's maps against that of evoked maps: what does the network add?"""
+    from matplotlib.figure import Figure as Canvas
+
+    evoked = matrices["zncc_evoked"]
+    upper = np.triu(np.ones_like(evoked, dtype=bool), 1) & ~np.isnan(evoked)
+    classes = pair_classes(cells)
+    shown = [name for name in ("zncc", "zncc_pattern") if name in matrices]
+    canvas = Canvas(figsize=(3.9 * len(shown), 3.8), layout="constrained")
+    axes = canvas.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for ax, name in zip(axes, shown, strict=True):
+        for label, kinds, colour in (
+            ("share a target", ("same", "share"), "#777777"),
+            ("disjoint", ("disjoint",), "#56B4E9"),
+        ):
+            chosen = upper & np.isin(classes, [CLASSES.index(kind) for kind in kinds]) & ~np.isnan(matrices[name])
+            ax.scatter(evoked[chosen], matrices[name][chosen], s=7, color=colour, alpha=0.7, linewidths=0, label=label)
+        ax.plot([-1, 1], [-1, 1], color="black", lw=0.7, linestyle=":")
+        ax.set(title=TITLES[name], xlabel="ZNCC of evoked maps", xlim=(-1, 1), ylim=(-1, 1))
+    axes[0].set_ylabel("ZNCC of the maps")
+    axes[0].legend(fontsize=8, frameon=False, loc="upper left")
+    return Figure.from_matplotlib(
+        canvas,
+        "ZNCC of the network's maps against evoked maps, which need no network; one point per pair of patterns.",
+        {name: matrices[name] for name in ("zncc_evoked", *shown)},
     )
