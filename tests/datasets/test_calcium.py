@@ -331,3 +331,28 @@ def test_the_real_movie_is_split_into_blocks_of_time() -> None:
     source = CalciumMovie(**configured("calcium_movie", **{**values, "path": str(path)}))
     blocks = [set(source.table.block[source.rows(part)]) for part in PARTS]
     assert not blocks[0] & blocks[2] and len(source.table) == 350 and source.outputs == ("near", "middle", "far")
+
+
+def test_a_cell_outside_the_mask_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cell\(s\) 1, 2 lie outside the mask, so no network can see them"):
+        movie(tmp_path, border_px=5)
+
+
+def test_motion_is_taken_out_and_the_border_grows_with_it(tmp_path: Path) -> None:
+    still, moving = movie(tmp_path), movie(tmp_path, motion="rigid", border_px=0, mask="none")
+    rows = still.rows("test")
+    assert moving.read(rows).shape == still.read(rows).shape and not np.array_equal(moving.read(rows), still.read(rows))
+    with pytest.raises(ValueError, match="dataset.motion='elastic' is unknown"):
+        movie(tmp_path, motion="elastic")
+
+
+def test_folds_and_twins_need_seeds_and_a_split_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train several networks: set dataset.network_seeds"):
+        movie(tmp_path, folds=3)
+    with pytest.raises(ValueError, match="dataset.folds and dataset.split_path cannot be set together"):
+        movie(tmp_path, folds=3, network_seeds=[0], split_path="frames.csv")
+    source = movie(tmp_path, folds=3, network_seeds=[0], leak_split="frame", embargo_s=0.5, scope="joint")
+    assert [(n.fold, n.leaky) for n in source.networks] == [
+        (fold, leaky) for fold in range(3) for leaky in (False, True)
+    ]
+    assert source.part is source.view(source.networks[0]).part and source.leak_split == "frame"

@@ -144,3 +144,12 @@ def test_a_constant_frame_is_refused() -> None:
     bad[7] = 3.0
     with pytest.raises(ValueError, match=r"frame 7 of a is constant \(3.0\)"):
         check_movie(ArrayMovie(bad, "a"), "a")
+
+
+def test_saturated_movies_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    frames = np.random.default_rng(0).integers(0, 250, size=(8, 10, 10)).astype(np.uint8)
+    check_movie(ArrayMovie(frames, "fine"), "fine")
+    assert not caplog.records
+    frames[:, :2] = 255
+    check_movie(ArrayMovie(frames, "bright"), "bright")
+    assert "20 % of the pixels are saturated (255)" in caplog.text

@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from nissl.datasets.calcium import CalciumSimulated
-from nissl.evaluators.stimulus import Stimulus, predict
+from nissl.evaluators.stimulus import Stimulus, laser_notes, predict
 
 CONF = Path(__file__).parents[2] / "conf/dataset"
 TINY = {
@@ -91,3 +91,13 @@ def test_two_evaluations_give_the_same_numbers(source: CalciumSimulated) -> None
 def test_a_frame_split_is_flagged(source: CalciumSimulated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "split_group", "frame")
     assert any("split by frame" in note for note in measure(source).notes)
+
+
+def test_laser_light_is_warned_of_where_its_frames_are_used(source: CalciumSimulated) -> None:
+    values = yaml.safe_load((CONF / "calcium_simulated.yaml").read_text())
+    del values["_target_"]
+    lit = {"drop_laser_frames": False, "amplitude": 0.0, "tail_s": 0.1}
+    bright = CalciumSimulated(**{**values, **TINY, **lit, "artefact": 3.0})
+    assert "laser artefact" in laser_notes(bright)[0] and "POD0" in laser_notes(bright)[0]
+    assert laser_notes(CalciumSimulated(**{**values, **TINY, **lit})) == []
+    assert source.laser_light() == {}  # its laser frames are dropped

@@ -80,6 +80,7 @@ class CalciumMovie(LabelledFrames):
         class_names: one more than edges.
         block_frames: frames in a block of time, the group of covariate splits.
         num_outputs: of the network: cells plus "none", or classes; checked against the data.
+        motion: none, or rigid: frames are registered to the mean of the recording's training frames.
         mask: none, fov, file or discs.
         border_px, dark_share: of the fov mask.
         mask_path: of the file mask.
@@ -128,6 +129,7 @@ class CalciumMovie(LabelledFrames):
         class_names: Sequence[str],
         block_frames: int | None,
         num_outputs: int,
+        motion: str,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -161,6 +163,7 @@ class CalciumMovie(LabelledFrames):
             fps = nwb_frame_rate(Path(path), key)
         recording = Recording(Path(path).stem, day, open_movie(path, key, axes, plane, memory_mb), fps)
         options = FrameOptions(
+            motion=motion,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
@@ -267,6 +270,7 @@ class CalciumSimulated(LabelledFrames):
         drop_laser_frames: bool,
         laser_pad: int,
         num_outputs: int,
+        motion: str,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -288,6 +292,7 @@ class CalciumSimulated(LabelledFrames):
         leak_split: str | None,
     ) -> None:
         options = FrameOptions(
+            motion=motion,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,

@@ -20,10 +20,12 @@ from nissl.datasets import calcium_pixels as pixels
 from nissl.datasets.calcium_events import CellTable, Pattern
 from nissl.datasets.calcium_io import Movie
 from nissl.datasets.calcium_labels import NONE, ROLES, FrameTable, label_vectors, outputs_of
+from nissl.datasets.calcium_motion import MOTIONS, register
 from nissl.datasets.calcium_splits import PARTS, read_split, split_folds, split_frames
 
 log = logging.getLogger(__name__)
 SCOPES = ("per_day", "joint")
+LASER_FRAMES = 512  # of each kind, when laser light is looked for
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Truth:
 class FrameOptions:
     """How stored frames become input and how they are divided; the fields are those of the configuration."""
 
+    motion: str
     mask: str
     border_px: int
     dark_share: float
@@ -222,6 +225,14 @@ class LabelledFrames:
         for recording in recordings:
             pixels.check_movie(recording.movie, f"recording '{recording.name}'")
 
+        train = self.rows("train")
+        border_px = options.border_px
+        if options.motion == "rigid":
+            own = [self.table.frame[train[self.table.recording[train] == i]] for i in range(len(self._movies))]
+            registered = [register(movie, frames) for movie, frames in zip(self._movies, own, strict=True)]
+            self._movies = list(registered)
+            # What was moved in from the edge is not the tissue.
+            border_px += int(np.ceil(max(np.abs(movie.shifts_px).max() for movie in registered)))
         stored = self._movies[0].shape[1:]
         self.size, self.split_group, self.leak_split = options.resize, options.split_group, options.leak_split
         shape = options.resize or stored
@@ -237,12 +248,13 @@ class LabelledFrames:
         self.cells = cells
         self.um_per_px = None if options.um_per_px is None else float(options.um_per_px / factor.mean())
 
-        train = self.rows("train")
         self.mean_images = {
             name: self._mean_image(train[self.day[train] == i], shape) for i, name in enumerate(self.days)
         }
         self.mean_image = self.mean_images[self.days[0]]
-        self.mask = self._make_mask(options, shape)
+        self.mask = self._make_mask(options, shape, border_px)
+        if not self.truths:
+            _check_in_mask(self.cells, self.mask)
         self._normalise = pixels.fit_normalisation(
             options.normalise, self._movies, table.recording[train], table.frame[train], self.size, self.mask
         )
@@ -297,6 +309,31 @@ class LabelledFrames:
         if seeds is not None:
             frames = pixels.vary_brightness(frames, self.mask, self._contrast, self._brightness, seeds)
         return frames * self.mask
+
+    def laser_light(self) -> dict[str, float]:
+        """How much brighter frames with laser light are, by recording; empty when none of them is used.
+
+        The distance between mean brightness of lit and unlit frames (in the discs of the targets where they are known,
+        else in the mask), in standard deviations of unlit frames. A network may read such light instead of cells.
+        """
+        lit = self.table.lit
+        if lit is None or not (lit & (self.part >= 0)).any():
+            return {}
+        place = self.mask
+        if self.cells.positions_px is not None and self.cells.radius_px is not None:
+            place = pixels.discs(self.mask.shape, self.cells.positions_px, self.cells.radius_px)
+        found = {}
+        for i, recording in enumerate(self.recordings):
+            used = (self.table.recording == i) & (self.part >= 0)
+            groups = [pixels.sample_rows(np.flatnonzero(used & kind), LASER_FRAMES) for kind in (lit, ~lit)]
+            if all(len(rows) for rows in groups):
+                levels = [
+                    pixels.read_rows(self._movies, self.table.recording[r], self.table.frame[r], self.size)[:, place]
+                    for r in groups
+                ]
+                bright, dark = (level.mean(axis=1, dtype=np.float64) for level in levels)
+                found[recording.name] = float(abs(bright.mean() - dark.mean()) / max(dark.std(), 1e-12))
+        return found
 
     def frame_rows(self) -> list[dict[str, Any]]:
         """The frame table as rows to be saved; it is also what `split_path` reads back."""
@@ -365,14 +402,11 @@ class LabelledFrames:
             total += frames.sum(axis=0, dtype=np.float64)
         return total / len(rows)
 
-    def _make_mask(self, options: FrameOptions, shape: tuple[int, int]) -> np.ndarray:
+    def _make_mask(self, options: FrameOptions, shape: tuple[int, int], border_px: int) -> np.ndarray:
         if options.mask == "none":
             return np.ones(shape, dtype=bool)
         if options.mask == "fov":
-            fields = [
-                pixels.field_of_view(image, options.border_px, options.dark_share)
-                for image in self.mean_images.values()
-            ]
+            fields = [pixels.field_of_view(image, border_px, options.dark_share) for image in self.mean_images.values()]
             return np.logical_and.reduce(fields)
         if options.mask == "file":
             if options.mask_path is None:
@@ -418,6 +452,8 @@ def known_fps(recording: Recording, needed_for: str) -> float:
 
 
 def check_options(options: FrameOptions) -> None:
+    if options.motion not in MOTIONS:
+        raise ValueError(f"dataset.motion='{options.motion}' is unknown; choose one of {', '.join(MOTIONS)}")
     if options.mask not in pixels.MASKS:
         raise ValueError(f"dataset.mask='{options.mask}' is unknown; choose one of {', '.join(pixels.MASKS)}")
     if options.normalise not in pixels.NORMALISATIONS:
@@ -438,4 +474,16 @@ def _check_positions(cells: CellTable, shape: tuple[int, int]) -> None:
         raise ValueError(
             f"cell '{cells.names[i]}' at y={cells.positions_px[i, 0]:.1f}, x={cells.positions_px[i, 1]:.1f} is outside "
             f"the frames of {shape[0]} x {shape[1]} pixels. Are y_px and x_px swapped, or in micrometres?"
+        )
+
+
+def _check_in_mask(cells: CellTable, mask: np.ndarray) -> None:
+    if cells.positions_px is None:
+        return
+    y, x = np.clip(cells.positions_px.round().astype(int), 0, np.array(mask.shape) - 1).T
+    hidden = [name for name, seen in zip(cells.names, mask[y, x], strict=True) if not seen]
+    if hidden:
+        raise ValueError(
+            f"cell(s) {', '.join(hidden)} lie outside the mask, so no network can see them. Check y_px and x_px, lower "
+            "dataset.border_px or dataset.dark_share, or choose dataset.mask=none."
         )

@@ -50,6 +50,7 @@ class FrameTable:
         role: (F,) index into `ROLES`.
         since_onset: (F,) frames since the trial's onset; negative before.
         patterns: the distinct patterns; "none" last, if it occurs.
+        lit: (F,) whether the laser is on; None where there is no laser.
     """
 
     recording: np.ndarray
@@ -60,6 +61,7 @@ class FrameTable:
     role: np.ndarray
     since_onset: np.ndarray
     patterns: tuple[Pattern, ...]
+    lit: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -103,13 +105,14 @@ def label_by_events(
         rate = fps[name]
         role, trial = np.full(length, NONE, dtype=np.int8), np.full(length, num_trials)
         pattern, since = np.full(length, none), np.arange(length)
-        block = np.zeros(length, dtype=int)
+        block, lit = np.zeros(length, dtype=int), np.zeros(length, dtype=bool)
         starts = _trial_starts(own, labelling.baseline_s, rate)
         for i, event in enumerate(own):
             nexts = own[i + 1].onset if i + 1 < len(own) else length
             owned = slice(starts[i], starts[i + 1] if i + 1 < len(own) else length)
             trial[owned], since[owned] = num_trials + i, np.arange(length)[owned] - event.onset
             block[owned] = block_ids.setdefault((name, event.block), len(block_ids))
+            lit[event.onset : event.offset] = True
             if not event.cells:
                 continue  # a sham: its frames are "none"
             first = event.onset + _frames(labelling.lag_s, rate)
@@ -120,22 +123,22 @@ def label_by_events(
             role[last : min(last + _frames(labelling.guard_s, rate), nexts)] = GUARD
         if labelling.drop_laser_frames:
             for event in own:
-                lit = slice(max(event.onset - labelling.laser_pad, 0), event.offset + labelling.laser_pad)
-                role[lit] = LASER
+                near = slice(max(event.onset - labelling.laser_pad, 0), event.offset + labelling.laser_pad)
+                role[near] = LASER
         for first, last in excluded.get(name, []):
             role[first:last] = EXCLUDED
         _check_windows(own, role, trial, num_trials, labelling)
         pattern[(role != STIM) & (role != NONE)] = -1
-        parts.append((np.full(length, index), np.arange(length), trial, block, pattern, role, since))
+        parts.append((np.full(length, index), np.arange(length), trial, block, pattern, role, since, lit))
         num_trials += max(len(own), 1)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    recordings, frames, trials, blocks, rows, roles, since_onset = columns
+    recordings, frames, trials, blocks, rows, roles, since_onset, all_lit = columns
     if not (roles == NONE).any():
         raise ValueError(
             "no frame is left without stimulation: every frame lies in a window, a guard band or laser light. "
             "Shorten dataset.tail_s or dataset.guard_s."
         )
-    return FrameTable(recordings, frames, trials, blocks, rows, roles, since_onset, tuple(patterns))
+    return FrameTable(recordings, frames, trials, blocks, rows, roles, since_onset, tuple(patterns), all_lit)
 
 
 def label_by_covariate(

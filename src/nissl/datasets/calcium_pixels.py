@@ -5,6 +5,7 @@ Whatever is measured (mean image, mask, mean and deviation) is measured on train
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch.nn import functional
 
 from nissl.datasets.calcium_io import FRAMES_AT_ONCE, Movie
 
+log = logging.getLogger(__name__)
 MASKS = ("none", "fov", "file", "discs")
 NORMALISATIONS = ("global", "recording", "none", "dff")
+SATURATED_SHARE = 1e-3  # of the pixels at the type's maximum; more is warned of
 FRAMES_MEASURED = 4096  # statistics of longer movies come from this many training frames, evenly spread
 DFF_FRAMES = 256  # and the resting level of dF/F from this many a recording
 DFF_PERCENTILE = 20.0
@@ -52,6 +55,7 @@ def check_movie(movie: Movie, name: str) -> None:
     length = movie.shape[0]
     stride = 1 if movie.dtype.kind == "f" else max(1, length // FRAMES_MEASURED)
     frames = np.arange(0, length, stride)
+    saturated = pixels_seen = 0
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         chosen = frames[start : start + FRAMES_AT_ONCE]
         try:
@@ -59,6 +63,9 @@ def check_movie(movie: Movie, name: str) -> None:
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"cannot read frames {chosen[0]} to {chosen[-1]} of {name}: {error}") from error
         flat = block.reshape(len(block), -1)
+        if movie.dtype.kind in "iu":
+            saturated += int(np.count_nonzero(flat == np.iinfo(movie.dtype).max))
+            pixels_seen += flat.size
         bad = ~np.isfinite(flat).all(axis=1)
         if bad.any():
             raise ValueError(
@@ -71,6 +78,11 @@ def check_movie(movie: Movie, name: str) -> None:
                 f"frame {chosen[np.argmax(constant)]} of {name} is constant ({flat[np.argmax(constant), 0]}): "
                 "a dropped frame? Remove it from the movie."
             )
+    if pixels_seen and saturated / pixels_seen > SATURATED_SHARE:
+        log.warning(
+            "%s: %.2g %% of the pixels are saturated (%d): brighter than that is not seen",
+            name, 100 * saturated / pixels_seen, np.iinfo(movie.dtype).max,
+        )  # fmt: skip
 
 
 def sample_rows(rows: np.ndarray, most: int) -> np.ndarray:

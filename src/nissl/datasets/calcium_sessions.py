@@ -44,6 +44,7 @@ class CalciumSessions(LabelledFrames):
         drop_laser_frames: bool,
         laser_pad: int,
         num_outputs: int,
+        motion: str,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -88,6 +89,7 @@ class CalciumSessions(LabelledFrames):
         for event in dropped:  # what was shown then is neither a pattern of the table nor "none"
             excluded[event.recording].append(_shadow(event, rate[event.recording], tail_s + guard_s))
         options = FrameOptions(
+            motion=motion,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,

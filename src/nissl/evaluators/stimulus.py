@@ -23,6 +23,8 @@ from nissl.evaluators.accuracy import (
 from nissl.evaluators.rate_intervals import trial_bootstrap_interval
 from nissl.evaluators.result import Result
 
+LASER_WARNING = 3.0  # standard deviations of unlit frames
+
 
 def predict(task: Any, source: Any, part: str, batch_size: int) -> Predictions:
     """Logits of all frames of a part, none of them varied."""
@@ -144,6 +146,7 @@ def _notes(source: Any, cards: dict[str, dict[str, float]], scalars: dict[str, f
         f"{scalars['stimulus/ceiling_top1']:.3f}), {scalars['stimulus/cells_at_or_below_half_topk']:.0f} by the k "
         "strongest",
     ]
+    notes += laser_notes(source)
     if source.split_group == "frame":
         notes.append("split by frame: neighbouring frames are in training and test, so these accuracies are inflated")
     if cards["train"]["accuracy_lenient"] < 0.99:
@@ -152,6 +155,19 @@ def _notes(source: Any, cards: dict[str, dict[str, float]], scalars: dict[str, f
             "presentation reads maps from training frames"
         )
     return notes
+
+
+def laser_notes(source: Any) -> list[str]:
+    """A warning where frames with laser light are used and stand out: they may be what the network reads."""
+    bright = {name: z for name, z in source.laser_light().items() if z > LASER_WARNING}
+    if not bright:
+        return []
+    listed = ", ".join(f"{name} ({z:.1f})" for name, z in bright.items())
+    return [
+        f"WARNING: laser artefact: used frames with laser light are brighter at the targets by more than "
+        f"{LASER_WARNING:g} standard deviations in {listed}; a network may name the light, not the cells. Set "
+        "dataset.drop_laser_frames=true and compare"
+    ]
 
 
 def _column_mean(rows: list[dict[str, float | str]], name: str) -> float:

@@ -17,7 +17,7 @@ from nissl.evaluators.accuracy import Predictions, accuracy_by_frame, accuracy_c
 from nissl.evaluators.day_change import permute_seeds
 from nissl.evaluators.rate_intervals import permute_days, trial_bootstrap_interval
 from nissl.evaluators.result import Result
-from nissl.evaluators.stimulus import predict
+from nissl.evaluators.stimulus import laser_notes, predict
 
 SHOWN = (
     "accuracy_lenient", "accuracy_strict", "accuracy_exact", "accuracy_balanced", "accuracy_stimulated",
@@ -109,6 +109,7 @@ class StimulusDays:
             )
         for day in source.days[1:]:
             notes.append(self._compare(source.days[0], day, tests, levels, scalars))
+        notes += laser_notes(source)
         return Result(
             scalars=scalars,
             figures={
