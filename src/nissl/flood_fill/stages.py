@@ -180,6 +180,9 @@ class StagedFloodFill:
         for flooding in floodings:
             counters.update(flooding.counters)
         left = set(np.unique(ids).tolist())
+        if self.files is not None:
+            facts = {"volume": volume.name, "counters": dict(counters), "tables": tables}
+            self.files.write("segmentation", fingerprint(volume_facts(volume), stages), stages, facts)
         return Segmentation(
             volume.native(ids),
             {segment: origin for segment, origin in floodings[0].origins.items() if segment in left},
