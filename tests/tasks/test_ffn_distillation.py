@@ -156,3 +156,15 @@ def test_examples_that_do_not_fit_are_refused():
         teacher_probabilities(Bright(), torch.zeros(1, 1, 8, 8, 8), 1)
     with pytest.raises(ValueError, match="teacher_share"):
         task(teacher_share=2.0)
+
+
+def test_labels_that_are_ids_tell_the_object_of_the_centre_and_what_is_none():
+    ids = torch.zeros(1, 1, 18, 18, 18, dtype=torch.int64)
+    ids[:, :, :, 5:13, 5:13], ids[..., 14:] = 7, 3
+    module = task(boundary_weight=0.5)
+    _, truth, empty = module._pooled({"image": torch.zeros(ids.shape), "label": ids})
+    assert torch.equal(truth, F.avg_pool3d((ids == 7).float(), 2))
+    assert torch.equal(empty, F.avg_pool3d((ids == 0).float(), 2))
+    fit(module, [batch() | {"label": ids.expand(4, -1, -1, -1, -1)}], max_epochs=1)
+    with pytest.raises(ValueError, match="target=labels"):
+        module._pooled(batch())

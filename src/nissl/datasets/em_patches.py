@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from nissl.datasets.em_augment import Augment, Scan, read_window
 from nissl.datasets.em_partitions import IGNORE, BalancedCentres, cached_partition_map, value_map
-from nissl.volumes.annotated import AnnotatedVolume, block_view
+from nissl.volumes.annotated import AnnotatedVolume, block_view, separated
 from nissl.volumes.boxes import Triple, triple
 
 Target = Literal["object", "labels"]
@@ -204,7 +204,8 @@ def patch_dataset(
         if patches.native:
             assert volume.labels is not None
             image = (volume.raw.astype(np.float32) - np.float32(volume.mean)) / np.float32(volume.std)
-            sources.append(PatchSource(image, volume.labels, mask, _scan(volume, (1, 1, 1)), volume.scale_zyx))
+            gapped = separated(volume.labels, patches.label_gap)
+            sources.append(PatchSource(image, gapped, mask, _scan(volume, (1, 1, 1)), volume.scale_zyx))
         else:
             scan = _scan(volume, volume.scale_zyx)
             sources.append(PatchSource(volume.network_image(), labels, coarse_mask, scan, (1, 1, 1)))

@@ -90,7 +90,7 @@ def turned(arrays: Sequence[Tensor], draw: int) -> list[Tensor]:
 class FFNDistillation(FloodFilling):
     """Flood-filling task whose targets are what a teacher grows; validated, like its parent, on the true labels.
 
-    Needs examples at the volume's own resolution: `dataset.patches.native=true`, `target=object`.
+    Needs examples at the volume's own resolution: `dataset.patches.native=true`.
 
     Args:
         model: the student.
@@ -172,7 +172,7 @@ class FFNDistillation(FloodFilling):
         self._teacher[0].to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        image, truth = self._pooled(batch)
+        image, truth, empty = self._pooled(batch)
         found = self._targets(batch)
         overlap = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
         self.log("train/teacher_f1", overlap)  # soft, against the true label
@@ -180,22 +180,41 @@ class FFNDistillation(FloodFilling):
         label = self.teacher_share * found + (1 - self.teacher_share) * truth
         if "place" in batch:
             draws = batch["draw"].tolist()
-            pairs = [turned(pair, draw) for *pair, draw in zip(image, label, draws, strict=True)]
-            image, label = (torch.stack(arrays) for arrays in zip(*pairs, strict=True))
-        super().training_step({**batch, "image": image, "label": label}, batch_index)
+            rows = [turned(row, draw) for *row, draw in zip(image, label, empty, draws, strict=True)]
+            image, label, empty = (torch.stack(arrays) for arrays in zip(*rows, strict=True))
+        super().training_step({**batch, "image": image, "label": label, "empty": empty}, batch_index)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        image, truth = self._pooled(batch)
-        super().validation_step({**batch, "image": image, "label": (truth > 0.5).float()}, batch_index)
+        image, truth, empty = self._pooled(batch)
+        pooled = {"image": image, "label": (truth > 0.5).float(), "empty": empty}
+        super().validation_step({**batch, **pooled}, batch_index)
 
-    def _pooled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Image and true label as the student sees them, (B, 1, Z, Y, X); the label is the object's share."""
+    def _fresh(self, batch: dict[str, Tensor]) -> list[Growing]:
+        """As in the parent, which would take what belongs to no object from labels that are ids."""
+        seeds = torch.full_like(batch["image"], self.pad_logit)
+        z, y, x = (size // 2 for size in seeds.shape[2:])
+        seeds[:, :, z, y, x] = self.init_logit
+        rows = zip(batch["image"], batch["label"], seeds, batch["empty"] > 0.5, batch["draw"].tolist(), strict=True)
+        return [Growing(image, label, seed, empty, self.movement, draw) for image, label, seed, empty, draw in rows]
+
+    def _pooled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, object and what is no object as the student sees them, (B, 1, Z, Y, X); the latter two as shares."""
         if any(size % pool for size, pool in zip(batch["image"].shape[2:], self.pool, strict=True)):
             raise ValueError(
                 f"examples of {list(batch['image'].shape[2:])} voxels are no multiple of task.pool_zyx "
                 f"{list(self.pool)}. Set dataset.patches.native=true and dataset.scale_zyx to task.pool_zyx."
             )
-        return F.avg_pool3d(batch["image"], self.pool), F.avg_pool3d(batch["label"].float(), self.pool)
+        label = batch["label"]
+        if label.is_floating_point():
+            if self.boundary is not None:
+                raise ValueError("task.boundary_weight needs to know every object: set dataset.patches.target=labels")
+            label, empty = label > 0.5, torch.zeros_like(label)
+        else:
+            z, y, x = ((size // pool // 2) * pool for size, pool in zip(label.shape[2:], self.pool, strict=True))
+            empty = (label == 0).float()
+            label = (label == label[:, :, z : z + 1, y : y + 1, x : x + 1]) & (label > 0)
+        image, truth, empty = (F.avg_pool3d(array, self.pool) for array in (batch["image"], label.float(), empty))
+        return image, truth, empty
 
     def _targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The teacher's answers, pooled, (B, 1, Z, Y, X); from memory where it has given them before."""
