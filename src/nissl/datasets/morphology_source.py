@@ -3,8 +3,8 @@
 A batch is a `torch_geometric.data.Batch` of trees: `pos` (nodes, 3) x, y, z um, `edge_index` (2, edges) with each edge
 in both directions, `ptr`, `batch`, per graph `label` and `source`, and in training `pe` (nodes, P). A *training* batch
 of B cells holds 2B graphs: graphs 0 to B - 1 are the first views, B to 2B - 1 the second views of the same cells, in
-order. With `num_views` and `num_local_views` there are more: all further whole views in the same way, then all local
-ones (smaller crops); `num_views` of the batch says how many graphs of each cell are whole.
+order. With `num_views` and `num_local_views` (of `source.views`) there are more: all further whole views in the same
+way, then all local ones, which are connected pieces with fewer nodes.
 Validation and test batches hold one graph per cell, thinned but not augmented, the same at every visit.
 
 Evaluators ask by the name of a split, or "all" for every labelled cell: `unaugmented`, `cells`, `labels`, `groups`
