@@ -126,7 +126,8 @@ def test_a_pattern_without_a_map_falls_out_on_both_days() -> None:
     first = entry("POD0")
     counts = np.where(first.maps.pattern == 1, 0, first.maps.counts)
     without = replace(first, maps=replace(first.maps, counts=counts))
-    kept, notes = comparable([without, entry("POD3")], ("POD0", "POD3"), None)
+    kept, framed, notes = comparable([without, entry("POD3")], ("POD0", "POD3"), None)
+    assert all(own.names == NAMES for own in framed)  # frames and answers are there all the same
     assert all(own.names == ("1", "3", "1+2", "1+3", "2+3", "none") for own in kept)
     assert kept[1].maps.pattern.max() == 5 and "without a map by some network" in notes[0]
 

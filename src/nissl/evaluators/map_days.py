@@ -40,9 +40,10 @@ from nissl.evaluators.trial_resampling import (
     statistic_weights,
     statistics,
 )
-from nissl.evaluators.zncc import compare_matrices, order_rows, zncc_matrix
+from nissl.evaluators.zncc import CLASSES, compare_matrices, order_rows, zncc_matrix
 
 TOLD = ("zncc_sum", *DECLARED)  # statistics with a full set of numbers in the summary
+STATISTICS = ("zncc_sum", "mean_offdiag", *CLASSES, "singles")
 KINDS = {"days": "network", "days_evoked": "evoked", "days_pattern": "activation pattern"}
 WORDS = {
     "zncc_sum": "the ZNCC sum",
@@ -121,8 +122,8 @@ class MapDays:
         if len(others) > 1:
             raise ValueError(f"two days are compared at a time; came {', '.join(days)}. Give the runs of two.")
         pair = (first, others[0])
-        entries, notes = comparable(entries, pair, self.align)
-        return self._compare(entries, pair, source, kept, notes)
+        entries, framed, notes = comparable(entries, pair, self.align)
+        return self._compare(entries, framed, pair, source, kept, notes)
 
     def _collect(self, task: Any, source: Any) -> list[Entry]:
         """Every network's maps of every day it was trained on."""
@@ -138,8 +139,9 @@ class MapDays:
         return entries
 
     def _compare(
-        self, entries: list[Entry], pair: tuple[str, str], source: Any, kept: dict[str, np.ndarray], notes: list[str]
-    ) -> Result:
+        self, entries: list[Entry], framed: list[Entry], pair: tuple[str, str], source: Any,
+        kept: dict[str, np.ndarray], notes: list[str],
+    ) -> Result:  # fmt: skip
         cells = [tuple(text.split("+")) if text else () for text in entries[0].cells]
         by_day = [[entry for entry in entries if entry.day == day] for day in pair]
         scope = "joint" if all(entry.joint for entry in entries) else "per_day"
@@ -148,22 +150,25 @@ class MapDays:
         scalars = self._told("days", changes)
         sizes = {"days": (by_day, levels)}
 
-        has_none = not cells[-1]
+        # Frames have every pattern, also those that some network has no map of.
+        all_cells = [tuple(text.split("+")) if text else () for text in framed[0].cells]
+        frames_by_day = [[entry for entry in framed if entry.day == day] for day in pair]
+        has_none = not all_cells[-1]
         evoked: dict[str, Change] = {}
         patterned: dict[str, Change] = {}
         if has_none:
             # The frames are the same whichever network looks at them, up to the frames it names rightly.
-            own_rows = [[own[0].evoked_rows(self.weight)] for own in by_day]
-            evoked_levels, evoked, _ = self._change(own_rows, cells[:-1], "frames")
+            own_rows = [[own[0].evoked_rows(self.weight)] for own in frames_by_day]
+            evoked_levels, evoked, _ = self._change(own_rows, all_cells[:-1], "frames")
             scalars |= self._told("days_evoked", evoked)
-            sizes["days_evoked"] = ([own[:1] for own in by_day], evoked_levels)
-            pattern_levels, patterned = self._pattern_change(by_day, cells[:-1], scope)
+            sizes["days_evoked"] = ([own[:1] for own in frames_by_day], evoked_levels)
+            pattern_levels, patterned = self._pattern_change(frames_by_day, all_cells[:-1], scope)
             scalars |= self._told("days_pattern", patterned)
             sizes["days_pattern"] = (by_day, pattern_levels)
         matrices = [np.mean([zncc_matrix(r.maps()) for r in own], axis=0) for own in rows]
         names = list(entries[0].names)
         scalars |= self._fixed_sizes(rows, cells)
-        levels_table = _level_rows(sizes, pair, cells)
+        levels_table = _level_rows(sizes, pair)
         truth = self._truth(source, pair, entries[0], rows, cells)
         scalars |= truth
 
@@ -391,8 +396,10 @@ class MapDays:
         return notes
 
 
-def comparable(entries: Sequence[Entry], pair: tuple[str, str], align: str | None) -> tuple[list[Entry], list[str]]:
-    """Entries with the same patterns in the same order, and what was dropped for it.
+def comparable(
+    entries: Sequence[Entry], pair: tuple[str, str], align: str | None
+) -> tuple[list[Entry], list[Entry], list[str]]:
+    """Entries with the patterns that all have a map of, with those that all have frames of, and what was dropped.
 
     Raises:
         ValueError: if anything but the patterns differs, or the patterns do and `align` is None.
@@ -409,16 +416,22 @@ def comparable(entries: Sequence[Entry], pair: tuple[str, str], align: str | Non
                 notes.append(f"patterns only one of the days has are left out: {', '.join(dropped)}")
             names = [names[i] for i in kept]
         check_comparable(expected, settings)
-    usable = set.intersection(*(set(entry.usable()) for entry in entries))
-    without = [name for name in names if name not in usable]
+    common = {}
+    for kind in ("maps", "frames"):
+        usable = set.intersection(*(set(entry.usable(kind)) for entry in entries))
+        common[kind] = [name for name in names if name in usable]
+    without = [name for name in names if name not in common["maps"]]
     if without:
         notes.append(
             f"{len(without)} pattern(s) without a map by some network are left out on both days: {', '.join(without)}"
         )
-    names = [name for name in names if name in usable]
-    if len(names) < 3:
-        raise ValueError(f"{len(names)} pattern(s) have a map on both days; a comparison needs three or more")
-    return [entry.keep(names) for entry in entries], list(dict.fromkeys(notes))
+    if len(common["maps"]) < 3:
+        raise ValueError(
+            f"{len(common['maps'])} pattern(s) have a map on both days; a comparison needs three or more. Train "
+            "longer, or set evaluator.map_days.which=all"
+        )
+    kept = [[entry.keep(common[kind]) for entry in entries] for kind in ("maps", "frames")]
+    return kept[0], kept[1], list(dict.fromkeys(notes))
 
 
 def _paired_difference(change: Change) -> np.ndarray:
@@ -432,16 +445,17 @@ def _mean(scores: np.ndarray) -> float:
 
 
 def _level_rows(
-    sizes: dict[str, tuple[list[list[Entry]], list[np.ndarray]]], pair: tuple[str, str], cells: Sequence[Sequence[str]]
+    sizes: dict[str, tuple[list[list[Entry]], list[np.ndarray]]], pair: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """One row per method, day and network."""
     rows = []
     for method, (entries, levels) in sizes.items():
+        cells = [tuple(text.split("+")) if text else () for text in entries[0][0].cells]
         names = list(statistic_weights(cells if method == "days" else cells[:-1]))
         for day, own, values in zip(pair, entries, levels, strict=True):
             for entry, value in zip(own, values, strict=True):
                 found = dict(zip(names, value.tolist(), strict=True))
-                known = {name: found.get(name, float("nan")) for name in statistic_weights(cells)}
+                known = {name: found.get(name, float("nan")) for name in STATISTICS}
                 rows.append({"maps": KINDS[method], "day": day, "seed": entry.seed} | known)
     return rows
 

@@ -67,9 +67,10 @@ class Entry:
         """Names of the patterns that were shown on this day."""
         return [self.names[p] for p in np.unique(self.frames.pattern)]
 
-    def usable(self) -> list[str]:
-        """Names of the patterns with a map."""
-        return [self.names[p] for p in np.unique(self.maps.pattern[self.maps.counts > 0])]
+    def usable(self, kind: str) -> list[str]:
+        """Names of the patterns with a trial in `maps` or in `frames`."""
+        trials = self.maps if kind == "maps" else self.frames
+        return [self.names[p] for p in np.unique(trials.pattern[trials.counts > 0])]
 
     def keep(self, names: Sequence[str]) -> Entry:
         """The same with these patterns only, in this order."""
