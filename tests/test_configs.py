@@ -7,9 +7,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from nissl.runs.compose import compose_config
+from nissl.runs.compose import compose_config, resolve
 from nissl.runs.origins import ConfigTree, parse_overrides
-from nissl.runs.validate import validate_all
+from nissl.runs.problems import ConfigError
+from nissl.runs.validate import check_command_line, validate_all
 
 ROOT = Path(__file__).parents[1]
 TREE = ConfigTree(ROOT / "conf")
@@ -36,6 +37,14 @@ def test_an_experiment_composes_to_what_hydra_makes_of_it(name: str) -> None:
 def test_an_experiment_asks_a_question_and_has_a_record(name: str) -> None:
     assert TREE.file(f"experiment/{name}").values.get("question")
     assert (ROOT / "experiments" / name / "README.md").exists()
+
+
+def test_evaluators_chosen_anew_leave_out_the_experiments_own() -> None:
+    overrides = ["experiment=graph_dino_quick", "evaluator=[knn]"]
+    check_command_line("train", overrides)
+    assert list(resolve(compose_config("train", overrides)).evaluator) == ["knn"]
+    with pytest.raises(ConfigError, match="has arguments but was not chosen"):
+        check_command_line("train", [*overrides, "+evaluator.gmm={max_components: 3}"])
 
 
 def test_every_record_has_its_recipe() -> None:

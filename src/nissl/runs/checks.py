@@ -150,6 +150,9 @@ class _Checker:
                 yield from self._undeclared(dotted, value, declared)
             elif isinstance(value, dict):
                 if "_target_" not in value and "_target_" in self._declared(dotted):
+                    # An experiment's settings of evaluators that the command line replaced are of no interest.
+                    if path == "evaluator" and "experiment/" in self.where(dotted):
+                        continue
                     hint = f"Choose it: {path}=[...,{key}]" if path else ""
                     yield self._problem(dotted, f"'{dotted}' has arguments but was not chosen", hint)
                 else:

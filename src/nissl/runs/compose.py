@@ -64,6 +64,8 @@ def resolve(cfg: DictConfig) -> DictConfig:
     for path_key in ("run_dir", "runs_dir"):
         if values.get(path_key):
             values[path_key] = str(Path(values[path_key]).expanduser().resolve())
+    if values.get("evaluator"):  # an experiment may set arguments of evaluators that the command line left out
+        values["evaluator"] = {name: node for name, node in values["evaluator"].items() if "_target_" in node}
     for section in ("dataset", "model"):
         _make_paths_absolute(values.get(section))
     return OmegaConf.create({"format": CONFIG_FORMAT, **values})
