@@ -430,8 +430,8 @@ def comparable(
             f"{len(common['maps'])} pattern(s) have a map on both days; a comparison needs three or more. Train "
             "longer, or set evaluator.map_days.which=all"
         )
-    kept = [[entry.keep(common[kind]) for entry in entries] for kind in ("maps", "frames")]
-    return kept[0], kept[1], list(dict.fromkeys(notes))
+    mapped, framed = ([entry.keep(common[kind]) for entry in entries] for kind in ("maps", "frames"))
+    return mapped, framed, list(dict.fromkeys(notes))
 
 
 def _paired_difference(change: Change) -> np.ndarray:
