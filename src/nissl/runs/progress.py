@@ -127,8 +127,12 @@ class Progress(Callback):
 
 def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
-    return Progress(BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+    # The text wraps where the terminal is narrow; the bar keeps its length.
+    bar = BarColumn(bar_width=16, table_column=Column(width=16))
+    share = TaskProgressColumn(table_column=Column(width=4))
+    return Progress(bar, share, TextColumn("{task.fields[text]}", table_column=Column(ratio=1)), expand=True)
 
 
 class Speed(Callback):
