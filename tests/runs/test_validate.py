@@ -215,7 +215,7 @@ def test_an_evaluation_of_a_run_takes_the_runs_own_keys(tree: ConfigTree, tmp_pa
     def found(*overrides: str) -> list[str]:
         return [str(problem) for problem in check_overrides("evaluate", list(overrides), tree)]
 
-    assert found(f"run={run}", "model.depth=4", "evaluator=[far]") == []
+    assert found(f"run={run}", "model.depth=4", "evaluator=[far]", "evaluator.far.k=9") == []
     assert "Did you mean 'model.depth' (runs/2026-01-01-abc/config.yaml)" in found(f"run={run}", "model.deph=4")[0]
     assert "'evaluator' has no option 'fra'" in found(f"run={run}", "evaluator=[fra]")[0]
     assert "Did you mean 'run=runs/2026-01-01-abc'?" in found("run=runs/2026-01-01-abd")[0]

@@ -13,7 +13,6 @@ from nissl.runs.origins import ConfigTree, parse_overrides
 
 # Where the evaluation goes and who watches is decided anew; what is measured is the run's.
 _DECIDED_ANEW = ("run_dir", "run_id", "group", "runs_dir", "data_root", "logger", "trainer")
-_MISSING = object()
 
 
 def compose_evaluation(overrides: list[str]) -> DictConfig:
@@ -43,11 +42,18 @@ def compose_evaluation(overrides: list[str]) -> DictConfig:
     for override in groups:
         config[override.key_or_group] = fresh.get(override.key_or_group)  # an empty list leaves no key
     for override in values:
-        is_there = OmegaConf.select(config, override.key_or_group, default=_MISSING) is not _MISSING
+        is_there = _has(config, override.key_or_group)
         if not is_there and not override.is_add():
             raise ValueError(f"override {override.input_line!r}: the run's configuration has no such key")
         OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
     return config
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    """Whether there is such a key, also one that still wants a value (`???`)."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and name in list(node.keys())
 
 
 def completed_config(run: Path, tree: ConfigTree, data_root: Path, replaced: set[str]) -> DictConfig:

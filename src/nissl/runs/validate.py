@@ -172,15 +172,18 @@ def _evaluation_of_run(run: str, overrides: list[Override], tree: ConfigTree) ->
         hint = f"Did you mean 'run={folder.parent / close}'?" if close else "Give the folder that train.py printed."
         yield Problem(f"run={run}", "not a run folder (no config.yaml)", hint)
         return
-    composed = tree.compose("evaluate", [])
+    groups = [item for item in overrides if item.key_or_group in tree.groups and not isinstance(item.value(), dict)]
+    wrong = {item.key_or_group: list(wrong_choice(item, tree)) for item in groups}
+    yield from (problem for problems in wrong.values() for problem in problems)
+    composed = tree.compose("evaluate", [item for item in groups if not wrong[item.key_or_group]])
     recorded: dict[str, Any] = OmegaConf.to_container(read_config(folder), resolve=False)  # type: ignore[assignment]
     values, _ = migrated(recorded, tree, "evaluate")
+    # A group that is chosen anew has the keys of its file, not those that the run recorded.
+    values = {key: value for key, value in values.items() if key not in wrong or wrong[key]}
     place = Origin(shown(folder / "config.yaml"), None)
     merged = Composed({**composed.values, **values}, {**composed.origins, **{key: [place] for key in all_keys(values)}})
     for override in overrides:
-        if override.key_or_group in tree.groups and not isinstance(override.value(), dict):
-            yield from wrong_choice(override, tree)
-        elif not override.is_hydra_override():
+        if override not in groups and not override.is_hydra_override():
             yield from wrong_key(override, merged, tree, "evaluate", set())
 
 
