@@ -27,7 +27,12 @@ SMALL = {
         ("calcium_cfa", "calcium_null"),
         [
             *("dataset.trials=5", "dataset.pairs=false", "dataset.powers=[1.0]", "dataset.network_seeds=[0]"),
-            *("evaluator.map_days.draws=50", "evaluator.map_days.bootstrap_draws=50", "evaluator.map_days.which=all"),
+            *(
+                "evaluator.map_days.draws=50",
+                "evaluator.map_days.bootstrap_draws=50",
+                "evaluator.map_days.which=all",
+                "evaluator.map_days.method=gradient",
+            ),
         ],
     ),
     "calcium_leakage": ["dataset.trials=5", "dataset.pairs=false", "dataset.network_seeds=[0]"],
