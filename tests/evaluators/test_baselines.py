@@ -50,6 +50,11 @@ def test_with_more_features_than_cells_the_components_are_those_of_scikit_learn(
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
 
 
+def test_whitened_components_have_variance_1_and_no_correlation_on_the_training_cells() -> None:
+    features = Method((Block(values(), "whiten"),)).features(TRAIN)
+    np.testing.assert_allclose(np.cov(features[TRAIN].T, bias=True), np.eye(4), atol=1e-9)
+
+
 def test_blocks_side_by_side_weigh_the_same() -> None:
     features = Method((Block(values(), "none"), Block(1000.0 * values(2), "none"))).features(TRAIN)
     variance = features[TRAIN].var(axis=0)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from nissl.evaluators.explorer import Explorer, explorer_page
+from nissl.runs.evaluation import save_result
+from nissl.runs.report import build_report
 
 spec = importlib.util.spec_from_file_location("cells", Path(__file__).with_name("cells.py"))
 assert spec is not None and spec.loader is not None
@@ -111,3 +113,12 @@ def test_in_a_browser_pointing_draws_a_cell_and_a_click_lists_its_neighbours(res
         assert page.locator("circle.cell:not(.dimmed)").count() == 12
         browser.close()
     assert len(set(by_type)) == 3 and len(set(by_length)) > 12 and errors == []
+
+
+def test_the_report_shows_the_page_inside_itself_and_links_it(result: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("format: 1\n")
+    (tmp_path / "figures").mkdir()
+    save_result(tmp_path, "explorer", result)
+    report = build_report(tmp_path).read_text()
+    assert 'href="figures/explorer_map.html"' in report
+    assert "&lt;title&gt;Embedding explorer&lt;/title&gt;" in report, "escaped, as the source of a frame"

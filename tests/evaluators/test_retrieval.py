@@ -45,7 +45,13 @@ def test_far_blobs_are_found_first_and_the_picture_shows_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"k": 0}, "k must"), ({"metric": "l1"}, "metric"), ({"num_untrained": 0}, "mandatory")]
+    ("changes", "message"),
+    [
+        ({"k": 0}, "k must"),
+        ({"metric": "l1"}, "metric"),
+        ({"scaling": "ranks"}, "scaling"),
+        ({"num_untrained": 0}, "mandatory"),
+    ],
 )
 def test_wrong_settings_are_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ a file is given. A method's scaling is fitted on the training rows of each split
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,13 +20,20 @@ from nissl.evaluators.persistence import persistence_images
 
 SPLITS = ("train", "val", "test")
 NUM_COMPONENTS = 20  # of a picture's PCA; ours
+NUM_WHITENED = 12  # components of a whitened embedding; ours, from rat_s1 (experiments/graph_dino_rat_s1)
 
-Scaling = Literal["none", "zscore", "pca"]
+Scaling = Literal["none", "zscore", "whiten", "pca"]
+EmbeddingScaling = Literal["none", "zscore", "whiten"]
+EMBEDDING_SCALINGS: tuple[str, ...] = get_args(EmbeddingScaling)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of all cells, (n, D), and how they are scaled: as they are, z-scored, or principal components."""
+    """Features of all cells, (n, D), and how they are scaled.
+
+    As they are ("none"), z-scored, largest principal components ("pca"), or those with variance 1 each ("whiten"), so
+    that the directions in which cells differ most do not drown the others.
+    """
 
     values: np.ndarray
     scaling: Scaling
@@ -51,11 +58,15 @@ def _scaled(block: Block, train: np.ndarray) -> np.ndarray:
         return block.values
     mean = block.values[train].mean(axis=0)
     centred = block.values - mean
+    if block.scaling == "pca":
+        return _principal_components(centred, train)
+    std = block.values[train].std(axis=0)
+    std[std <= 1e-9 * np.maximum(np.abs(mean), 1.0)] = 1.0  # constant over the training cells
+    scaled = centred / std
     if block.scaling == "zscore":
-        std = block.values[train].std(axis=0)
-        std[std <= 1e-9 * np.maximum(np.abs(mean), 1.0)] = 1.0  # constant over the training cells
-        return centred / std
-    return _principal_components(centred, train)
+        return scaled
+    kept = _principal_components(scaled, train)[:, :NUM_WHITENED]
+    return kept / kept[train].std(axis=0)
 
 
 def _principal_components(centred: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -105,7 +116,7 @@ def gather(
     task: Any,
     data: Any,
     draws: Draws,
-    scaling: Literal["none", "zscore"],
+    scaling: EmbeddingScaling,
     num_untrained: int,
     published: str | None,
     seed: int,

@@ -214,7 +214,7 @@ def _bic_figure(curves: dict[str, np.ndarray], num_cells: int) -> Figure:
     from matplotlib import colormaps
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(6.5, 3.8))
+    canvas = Canvas(figsize=(7.5, 3.8), layout="constrained")
     axes = canvas.add_subplot()
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(curves)))
     for k, (name, curve) in enumerate(curves.items()):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nissl.evaluators.accuracy_intervals import bootstrap_accuracy, paired_difference
-from nissl.evaluators.baselines import Cohort, Method, gather
+from nissl.evaluators.baselines import EMBEDDING_SCALINGS, Cohort, EmbeddingScaling, Method, gather
 from nissl.evaluators.embedding_figures import confusion_figure, embedding_figure, methods_figure
 from nissl.evaluators.embeddings import Draws
 from nissl.evaluators.neighbours import balanced_accuracy, choose_k, knn_predict
@@ -68,7 +68,7 @@ class KNN:
         k: int | Sequence[int],
         metric: Literal["euclidean", "cosine"],
         temperature: float | None,
-        scaling: Literal["none", "zscore"],
+        scaling: EmbeddingScaling,
         protocols: Sequence[Protocol],
         num_folds: int,
         num_repeats: int,
@@ -85,8 +85,8 @@ class KNN:
             raise ValueError(f"knn.metric must be euclidean or cosine, came {metric!r}")
         if temperature is not None and not temperature > 0:
             raise ValueError(f"knn.temperature must be positive, or null for counted votes, came {temperature}")
-        if scaling not in ("none", "zscore"):
-            raise ValueError(f"knn.scaling must be none or zscore, came {scaling!r}")
+        if scaling not in EMBEDDING_SCALINGS:
+            raise ValueError(f"knn.scaling must be one of {', '.join(EMBEDDING_SCALINGS)}, came {scaling!r}")
         if not protocols or set(protocols) - set(PROTOCOLS):
             raise ValueError(f"knn.protocols must be a list of {', '.join(PROTOCOLS)}, came {list(protocols)}")
         if num_folds < 2 or num_repeats < 1:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nissl.evaluators.accuracy_intervals import bootstrap_means, paired_difference
-from nissl.evaluators.baselines import gather
+from nissl.evaluators.baselines import EMBEDDING_SCALINGS, EmbeddingScaling, gather
 from nissl.evaluators.embedding_figures import methods_figure
 from nissl.evaluators.embeddings import Draws
 from nissl.evaluators.neuron_drawing import gallery
@@ -49,7 +49,7 @@ class Retrieval:
         self,
         k: int,
         metric: Literal["euclidean", "cosine"],
-        scaling: Literal["none", "zscore"],
+        scaling: EmbeddingScaling,
         num_draws: Draws,
         num_untrained: int,
         published: str | None,
@@ -60,6 +60,8 @@ class Retrieval:
             raise ValueError(f"retrieval.k must be at least 1, came {k}")
         if metric not in ("euclidean", "cosine"):
             raise ValueError(f"retrieval.metric must be euclidean or cosine, came {metric!r}")
+        if scaling not in EMBEDDING_SCALINGS:
+            raise ValueError(f"retrieval.scaling must be one of {', '.join(EMBEDDING_SCALINGS)}, came {scaling!r}")
         if num_untrained < 1:
             raise ValueError(f"retrieval.num_untrained must be at least 1, came {num_untrained}: it is mandatory")
         self.k, self.metric, self.scaling = k, metric, scaling
