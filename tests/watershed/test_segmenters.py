@@ -106,6 +106,14 @@ def test_two_tubes_become_two_fragments_and_a_weak_wall_is_merged_at_its_score()
     assert np.array_equal(np.unique(fragments), [1, 2])  # the input stays
 
 
+def test_agglomeration_says_nothing_on_standard_output(capfd):
+    agglomerate(
+        np.full((3, 2, 2, 2), 0.9, np.float32), np.arange(1, 9, dtype=np.uint64).reshape(2, 2, 2), [0.5], "mean"
+    )
+    print("still there")
+    assert capfd.readouterr().out == "still there\n"
+
+
 @pytest.mark.parametrize("score", ["quantile_10", "quantile_90"])
 def test_quantiles_of_a_wall_with_a_hole(score):
     """A hole in a wall: its best affinities say merge, its worst say do not."""

@@ -8,9 +8,13 @@ are not the test's.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 from torch import nn
@@ -37,6 +41,21 @@ SCORES = {
 }
 
 
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Nothing reaches standard output meanwhile, from Python or beneath it; waterz reports every step there."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        try:
+            with redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
+
+
 def agglomerate(
     affinities: np.ndarray, fragments: np.ndarray, thresholds: Sequence[float], score: str
 ) -> list[np.ndarray]:
@@ -54,14 +73,15 @@ def agglomerate(
         raise ValueError(f"thresholds must ascend, came {list(thresholds)}")
     if not fragments.any():  # nothing was found to be inside anything
         return [np.zeros(fragments.shape, np.uint64) for _ in thresholds]
-    generator = waterz.agglomerate(
-        np.ascontiguousarray(affinities[:3], np.float32),
-        list(thresholds),
-        fragments=fragments.astype(np.uint64, copy=True),
-        scoring_function=SCORES[score],
-        discretize_queue=256,
-    )
-    return [np.array(ids) for ids in generator]  # waterz writes all of them into one buffer
+    with _without_chatter():
+        generator = waterz.agglomerate(
+            np.ascontiguousarray(affinities[:3], np.float32),
+            list(thresholds),
+            fragments=fragments.astype(np.uint64, copy=True),
+            scoring_function=SCORES[score],
+            discretize_queue=256,
+        )
+        return [np.array(ids) for ids in generator]  # waterz writes all of them into one buffer
 
 
 class _Watershed:
