@@ -120,6 +120,7 @@ def objects_figure(
     mostly = np.bincount(column[shown > 0], minlength=len(segments)) > np.bincount(column.ravel()) / 2
     mostly &= segments > 0
     size = volume.voxel_size_zyx_nm
+    pixels = min(pixels, 3 * max(truth.shape))  # finer than that, rays only meet the same voxels again
     pictures = [render(labels, size, pixels, TURN, TILT) for labels in (shown, np.where(mostly[column], found, 0))]
     canvas = Canvas(figsize=(10, 5.2))
     axes = canvas.subplots(1, 2, gridspec_kw={"wspace": 0.02})
