@@ -9,6 +9,7 @@ peak resident memory and frames per CPU-second. Not a test: it takes minutes on 
 
 Measured with npy and 10 steps (one thread, 2 shared cores with AMX): peak 1.04 GiB, of which 0.42 GiB are imports;
 8.4 CPU-s to open, check and measure; 1,719 frames read and 241 trained per CPU-second.
+With hdf5 and 5 steps: peak 0.73 GiB; 8.5 CPU-s; 1,247 read, 234 trained.
 """
 
 from __future__ import annotations
