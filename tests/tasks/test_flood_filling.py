@@ -190,6 +190,15 @@ def test_an_infinite_loss_stops_the_training_with_advice():
         fit(task(model), [batch()], max_epochs=1)
 
 
+def test_voxels_of_no_weight_teach_nothing():
+    examples = batch()
+    wrong = {**examples, "label": 1 - examples["label"], "weight": torch.zeros_like(examples["label"])}
+    module = task(max_moves=1)
+    before = [parameter.clone() for parameter in module.learner.parameters()]
+    fit(module, [wrong], max_epochs=1, limit_val_batches=0)
+    assert all(torch.equal(old, new) for old, new in zip(before, module.learner.parameters(), strict=True))
+
+
 def test_ids_serve_as_labels_and_the_auxiliary_loss_learns_what_belongs_to_nobody():
     examples = batch()
     masks = examples["label"]

@@ -198,15 +198,15 @@ class FloodFilling(pl.LightningModule):
 
     def _answer(self, slots: list[Growing]) -> tuple[Tensor, Tensor, Tensor]:
         """The learner's logits at the next view of each slot, (B, 1, Z, Y, X), their loss and the auxiliary loss."""
-        image, target, seed = self._views(slots)
+        image, target, seed, weight = self._views(slots)
         if self.boundary is None:
             new = self.learner(image, seed)
-            return new, F.binary_cross_entropy_with_logits(new, target), torch.zeros((), device=self.device)
+            return new, F.binary_cross_entropy_with_logits(new, target, weight), torch.zeros((), device=self.device)
         hidden = self.learner.hidden(image, seed)  # type: ignore[operator]
         new = seed + self.learner.head(hidden)  # type: ignore[operator]
         empty = torch.stack([example.empty[(slice(None), *example.view)] for example in slots])  # type: ignore
-        auxiliary = F.binary_cross_entropy_with_logits(self.boundary(hidden), empty.float())
-        return new, F.binary_cross_entropy_with_logits(new, target), auxiliary
+        auxiliary = F.binary_cross_entropy_with_logits(self.boundary(hidden), empty.float(), weight)
+        return new, F.binary_cross_entropy_with_logits(new, target, weight), auxiliary
 
     def _nonfinite(self, loss: Tensor) -> None:
         if self.nonfinite == "abort":
@@ -271,9 +271,9 @@ class FloodFilling(pl.LightningModule):
         examples = self._fresh(batch)
         total, num_moves = torch.zeros((), device=self.device), 0
         while slots := [example for example in examples if example.view is not None]:
-            image, target, seed = self._views(slots)
+            image, target, seed, weight = self._views(slots)
             new = self.model(image, seed)
-            total += F.binary_cross_entropy_with_logits(new, target) * len(slots)
+            total += F.binary_cross_entropy_with_logits(new, target, weight) * len(slots)
             num_moves += len(slots)
             for example, logits in zip(slots, new, strict=True):
                 example.take(logits)
@@ -300,16 +300,23 @@ class FloodFilling(pl.LightningModule):
             label = ((label == label[:, :, z : z + 1, y : y + 1, x : x + 1]) & ~empty).float()
         elif self.boundary is not None:
             raise ValueError("task.boundary_weight needs to know every object: set dataset.patches.target=labels")
-        parts = zip(batch["image"], label, seeds, empty, batch["draw"].tolist(), strict=True)
-        return [Growing(image, truth, seed, no, self.movement, draw) for image, truth, seed, no, draw in parts]
+        weights = batch.get("weight", [None] * len(seeds))
+        parts = zip(batch["image"], label, seeds, empty, batch["draw"].tolist(), weights, strict=True)
+        return [
+            Growing(image, truth, seed, no, self.movement, draw, weight)
+            for image, truth, seed, no, draw, weight in parts
+        ]
 
-    def _views(self, slots: Iterable[Growing]) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, soft target and seed logits of the next field of view of each example, (B, 1, Z, Y, X) each."""
+    def _views(self, slots: Iterable[Growing]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Image, soft target, seed logits and (if there are any) weights of the next field of view of each example,
+        (B, 1, Z, Y, X) each."""
         parts = [(example, (slice(None), *example.view)) for example in slots if example.view is not None]
         image = torch.stack([example.image[part] for example, part in parts])
         label = torch.stack([example.label[part] for example, part in parts])
         seed = torch.stack([example.seed[part] for example, part in parts])
-        return image, label * (1 - 2 * self.soft_label) + self.soft_label, seed
+        given = [example.weight[part] for example, part in parts if example.weight is not None]
+        weight = torch.stack(given) if given else None
+        return image, label * (1 - 2 * self.soft_label) + self.soft_label, seed, weight
 
 
 def _counts(seeds: Tensor, label: Tensor) -> Tensor:

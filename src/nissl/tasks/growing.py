@@ -66,6 +66,7 @@ class Growing:
         empty: (1, Z, Y, X) bool, voxels known to belong to no object.
         movement: see there.
         draw: decides the order of its offsets.
+        weight: (1, Z, Y, X) of the loss, 0 where it must not look; None: 1 everywhere.
         visited: cells of the delta grid around the centre that were entered.
         view: field of view of the next move; None when the example has ended.
     """
@@ -76,6 +77,7 @@ class Growing:
     empty: Tensor
     movement: Movement
     draw: int
+    weight: Tensor | None = None
     visited: set[Triple] = field(default_factory=set)
 
     def __post_init__(self) -> None:
