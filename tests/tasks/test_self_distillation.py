@@ -53,7 +53,7 @@ def fit(task: SelfDistillation, data: DataModule, ckpt_path: Path | None = None,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about workers and missing loggers
         trainer = pl.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False,
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, **options,
         )  # fmt: skip
         trainer.fit(task, data, ckpt_path=ckpt_path)
