@@ -38,6 +38,8 @@ SMALL = {
     "calcium_leakage": ["dataset.trials=5", "dataset.pairs=false", "dataset.network_seeds=[0]"],
     "graph_dino_quick": [],
     "ffn_quick": [],
+    "graph_dino_allen_reference": ["evaluator=[knn]", "dataset.embed_nodes=200", "loader.batch_size=8"],
+    "graph_dino_joint": ["evaluator=[knn]", "loader.batch_size=8"],
     "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
     **dict.fromkeys(
@@ -50,6 +52,13 @@ SMALL = {
             "evaluator.segmentation.untrained_max_moves=0",
         ],
     ),
+}
+
+
+# Where an experiment takes the published weights: `nissl import <model> <data>/<file>`, and the key that names them.
+IMPORTED = {
+    "ffn_fib25_finetune": ("ffn", "weights/ffn_fib25/model.ckpt-27465036", "model.weights"),
+    "ffn_fib25_distilled": ("ffn", "weights/ffn_fib25/model.ckpt-27465036", "task.teacher_weights"),
 }
 
 

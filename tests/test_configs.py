@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from nissl.runs.compose import compose_config, resolve
 from nissl.runs.origins import ConfigTree, parse_overrides
 from nissl.runs.problems import ConfigError
-from nissl.runs.validate import check_command_line, validate_all
+from nissl.runs.validate import check_command_line, validate, validate_all
 
 ROOT = Path(__file__).parents[1]
 TREE = ConfigTree(ROOT / "conf")
@@ -42,6 +42,7 @@ def test_an_experiment_asks_a_question_and_has_a_record(name: str) -> None:
 def test_evaluators_chosen_anew_leave_out_the_experiments_own() -> None:
     overrides = ["experiment=graph_dino_quick", "evaluator=[knn]"]
     check_command_line("train", overrides)
+    validate(compose_config("train", overrides))
     assert list(resolve(compose_config("train", overrides)).evaluator) == ["knn"]
     with pytest.raises(ConfigError, match="has arguments but was not chosen"):
         check_command_line("train", [*overrides, "+evaluator.gmm={max_components: 3}"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from entry import EXPERIMENTS, FILES, QUICK, ROOT, Script, two_steps
+from entry import EXPERIMENTS, FILES, IMPORTED, QUICK, ROOT, Script, two_steps
 
 from nissl.runs.warm_start import WarmProcess, WarmStart
 
@@ -24,20 +24,20 @@ def why_not(name: str) -> str:
     text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
     if "_quick" not in name and "simulated" not in text and not os.environ.get("NISSL_DATA"):
         return "NISSL_DATA is not set: the public data are not here"
+    found = re.search(r"\$\{data_root\}(/\S+)", text)
+    if found and not Path(os.environ.get("NISSL_DATA", "") + found[1]).exists():
+        return f"the data folder has no {found[1][1:]}"
     return ""
 
 
 def with_imported_weights(name: str, script: Script, folder: Path) -> list[str]:
     """The override that gives an experiment its published weights, imported as its config says."""
-    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
-    found = re.search(r"nissl import (\w+) <data>/(\S+)", text)
-    if found is None:
+    if name not in IMPORTED:
         return []
+    model, published, key = IMPORTED[name]
     file = folder / "imported.safetensors"
-    model, published = found.groups()
-    source = Path(os.environ["NISSL_DATA"]) / published
-    script("src/nissl/cli.py", "import", model, str(source), "--out", str(file))
-    return [f"model.weights={file}"]
+    script("src/nissl/cli.py", "import", model, str(Path(os.environ["NISSL_DATA"]) / published), "--out", str(file))
+    return [f"{key}={file}"]
 
 
 @pytest.mark.e2e

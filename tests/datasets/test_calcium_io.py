@@ -85,7 +85,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.doc").write_text("x")
-    with pytest.raises(ValueError, match="expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .nwb, .bin"):
+    with pytest.raises(ValueError, match="expected .h5, .hdf5, .tif, .tiff, .npy, .npz, .nwb, .avi, .bin"):
         open_movie(tmp_path / "m.doc")
 
 

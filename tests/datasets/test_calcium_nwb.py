@@ -85,5 +85,5 @@ def test_missing_tables_and_columns_are_named(tmp_path: Path) -> None:
 def test_frames_kept_outside_are_named(tmp_path: Path) -> None:
     outside = {"external_file": ["m.tif"], "starting_frame": [0], "format": "external", "timestamps": [0.0]}
     path = write(tmp_path / "m.nwb", {"movie": outside | {"dimension": [6, 5]}})
-    with pytest.raises(ValueError, match="keeps its frames outside: m.tif"):
+    with pytest.raises(FileNotFoundError, match="keeps its frames in m.tif; not there"):
         open_movie(path)

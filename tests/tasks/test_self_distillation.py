@@ -46,15 +46,15 @@ def make_task(hidden_token: bool = False, **changes: Any) -> SelfDistillation:
         "halve_every": 50,
         "monitor_window": 32,
     }
-    return SelfDistillation(model, **{**options, **changes})
+    return SelfDistillation(**{"model": model, **options, **changes})
 
 
 def fit(task: SelfDistillation, data: DataModule, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about workers and missing loggers
         trainer = pl.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, num_sanity_val_steps=0, **options,
+            accelerator="cpu", logger=False, enable_checkpointing="callbacks" in options,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
         )  # fmt: skip
         trainer.fit(task, data, ckpt_path=ckpt_path)
     return trainer
@@ -205,4 +205,4 @@ def test_local_views_are_for_the_student_alone() -> None:
 
 def test_a_model_without_prototypes_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear cannot be self-distilled"):
-        SelfDistillation(torch.nn.Linear(2, 2), partial(torch.optim.Adam), 0.1, 0.1, 0.9, "ema", 0.9, 0.0, 1, 1, 1)
+        make_task(model=torch.nn.Linear(2, 2))

@@ -122,7 +122,10 @@ class MapDays:
         if len(others) > 1:
             raise ValueError(f"two days are compared at a time; came {', '.join(days)}. Give the runs of two.")
         pair = (first, others[0])
-        entries, framed, notes = comparable(entries, pair, self.align)
+        try:
+            entries, framed, notes = comparable(entries, pair, self.align)
+        except TooFewMaps as few:  # a young network's maps are dead; what else was measured is kept
+            return Result({}, arrays=kept, notes=[str(few)])
         return self._compare(entries, framed, pair, source, kept, notes)
 
     def _collect(self, task: Any, source: Any) -> list[Entry]:
@@ -396,6 +399,10 @@ class MapDays:
         return notes
 
 
+class TooFewMaps(ValueError):
+    """Nothing to compare: the networks' maps are empty."""
+
+
 def comparable(
     entries: Sequence[Entry], pair: tuple[str, str], align: str | None
 ) -> tuple[list[Entry], list[Entry], list[str]]:
@@ -403,6 +410,7 @@ def comparable(
 
     Raises:
         ValueError: if anything but the patterns differs, or the patterns do and `align` is None.
+        TooFewMaps: if fewer than three patterns have a map on both days.
     """
     notes = []
     first = next(entry for entry in entries if entry.day == pair[0])
@@ -426,7 +434,7 @@ def comparable(
             f"{len(without)} pattern(s) without a map by some network are left out on both days: {', '.join(without)}"
         )
     if len(common["maps"]) < 3:
-        raise ValueError(
+        raise TooFewMaps(
             f"{len(common['maps'])} pattern(s) have a map on both days; a comparison needs three or more. Train "
             "longer, or set evaluator.map_days.which=all"
         )

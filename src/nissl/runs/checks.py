@@ -150,8 +150,10 @@ class _Checker:
                 yield from self._undeclared(dotted, value, declared)
             elif isinstance(value, dict):
                 if "_target_" not in value and "_target_" in self._declared(dotted):
-                    # An experiment's settings of evaluators that the command line replaced are of no interest.
-                    if path == "evaluator" and "experiment/" in self.where(dotted):
+                    # An experiment's settings of evaluators that the command line replaced are of no interest. A
+                    # configuration without origins has passed the check of the command line, which knows them.
+                    where = self.where(dotted)
+                    if path == "evaluator" and ("experiment/" in where or where == dotted):
                         continue
                     hint = f"Choose it: {path}=[...,{key}]" if path else ""
                     yield self._problem(dotted, f"'{dotted}' has arguments but was not chosen", hint)
