@@ -26,13 +26,17 @@ test: lint types
 # Three quick experiments on simulated data, as three tracked runs.
 DEMO := runs/demo-$(shell date +%Y-%m-%d_%H-%M-%S)
 QUICK := calcium_quick graph_dino_quick ffn_quick
+# What each is judged by, and what it is compared with.
+SHOWN := stimulus/accuracy_lenient stimulus/majority zncc/sum \
+  knn/balanced_accuracy knn_morphometrics/balanced_accuracy knn_untrained/balanced_accuracy gmm/ari \
+  voi/sum voi_untrained/sum voi_one_segment/sum coverage erl/normalized
 
 demo: setup
 	set -e; for name in $(QUICK); do \
 	  echo; echo "== $$name"; \
 	  $(BIN)/python train.py experiment=$$name run_dir=$(DEMO)/$$name; \
 	done
-	@echo; $(BIN)/nissl compare $(DEMO)
+	@echo; $(BIN)/nissl compare $(DEMO) $(addprefix --metric ,$(SHOWN))
 	@echo; echo "Reports (open in a browser):"; ls -1 $(CURDIR)/$(DEMO)/*/report.html
 	@echo; echo "Dashboard: $(BIN)/nissl board"
 
