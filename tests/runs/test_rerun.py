@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from nissl.runs.callbacks import LocalRecord
 from nissl.runs.compose import compose_config, conf_dir, resolve
@@ -169,6 +170,30 @@ def test_an_older_configuration_takes_todays_defaults_and_says_so(
         compose_evaluation([f"run={old}", "evaluator.stimulus.later=1"])
     _, added = migrated(recorded(run), ConfigTree(conf_dir()), "train")
     assert added == {}, "a run of today lacks nothing"
+
+
+def test_keys_that_were_renamed_since_a_run_are_read_under_their_new_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["experiment=calcium_quick", *movie(tmp_path)[1:], "~dataset.success", "~dataset.spontaneous_hz"]
+    values = OmegaConf.to_container(compose_config("train", texts))
+    assert isinstance(values, dict)
+    today = dict(values["dataset"])
+    old_names = {"events": "events_path", "cells": "cells_path", "mask_file": "mask_path", "split_file": "split_path"}
+    for old, new in old_names.items():
+        values["dataset"][old] = values["dataset"].pop(new)
+    values["dataset"]["split_file"] = "frames.csv"
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.yaml").write_text(yaml.safe_dump({"format": 1, **values}))
+    (old / "overrides.txt").write_text("\n".join([*texts, "dataset.split_file=frames.csv"]) + "\n")
+    dataset = compose_evaluation([f"run={old}"]).dataset
+    assert dataset == {**today, "split_path": "frames.csv"}
+    assert "dataset.split_file is now called dataset.split_path" in caplog.text
+    overrides = rerun_overrides(old, [])
+    assert "dataset.split_path=frames.csv" in overrides and "split_file" not in " ".join(overrides)
+    simulated = {"dataset": {"_target_": "nissl.datasets.calcium.CalciumSimulated", "mask_file": "m.tif"}}
+    assert migrated(simulated, ConfigTree(conf_dir()), "train")[0]["dataset"]["mask_path"] == "m.tif"
 
 
 @pytest.mark.e2e

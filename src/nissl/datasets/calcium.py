@@ -101,6 +101,8 @@ class CalciumMovie(LabelledFrames):
         leak_split: frame, to train a twin of each network on that split and measure what it leaks; null does not.
     """
 
+    renamed = {"events": "events_path", "cells": "cells_path", "mask_file": "mask_path", "split_file": "split_path"}
+
     def __init__(
         self,
         path: str,
@@ -229,6 +231,8 @@ class CalciumSimulated(LabelledFrames):
         lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad: see `Labelling`.
         num_outputs and the rest: as in `CalciumMovie`.
     """
+
+    renamed = {"mask_file": "mask_path", "split_file": "split_path"}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.compose import compose_config, conf_dir, read_config
-from nissl.runs.migration import migrated, relocated, say_migration
+from nissl.runs.migration import migrated, relocated, renamings, say_migration
 from nissl.runs.origins import ConfigTree, parse_overrides
 
 # Where the evaluation goes and who watches is decided anew; what is measured is the run's.
@@ -69,5 +69,6 @@ def completed_config(run: Path, tree: ConfigTree, data_root: Path, replaced: set
     values, moved = relocated(values, data_root)
     # Roots hold what is decided anew; that it was missing in an older run is of no interest.
     shown = {key: value for key, value in added.items() if key.split(".")[0] not in {*replaced, *_DECIDED_ANEW, "run"}}
-    say_migration(run, shown, [] if "dataset" in replaced else moved)
+    old = {key: new for key, new in renamings(recorded).items() if key.split(".")[0] not in replaced}  # type: ignore[arg-type]
+    say_migration(run, shown, [] if "dataset" in replaced else moved, old)
     return OmegaConf.create(values)

@@ -1,7 +1,8 @@
-"""Configurations of older runs in today's words: keys that did not exist take today's defaults, moved data are found.
+"""Configurations of older runs in today's words: renamed keys, defaults for keys that were not there, moved data.
 
-What a run recorded is never replaced, only completed; every completion is said. A key that today's class no longer
-takes is left where it is: validation names it.
+What a run recorded is never replaced, only renamed and completed; every completion is said. A class whose arguments
+were renamed says so in a class-level literal, `renamed = {"old": "new"}`. A key that today's class no longer takes is
+left where it is: validation names it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def migrated(values: dict[str, Any], tree: ConfigTree, root: str) -> tuple[dict[
         the completed configuration (the argument is not changed), and dotted key -> default of what was added.
     """
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for old, new in renamings(values).items():
+        section, name = old.split(".")
+        values[section][new.split(".")[1]] = values[section].pop(name)
     added: dict[str, Any] = {}
     for key, default in tree.file(root).values.items():
         if key in ("defaults", "hydra"):
@@ -52,6 +56,23 @@ def migrated(values: dict[str, Any], tree: ConfigTree, root: str) -> tuple[dict[
                 _complete(values["evaluator"][name], today, f"evaluator.{name}", added)
     # Interpolations in defaults refer to other keys of the same configuration, which are all there.
     return values, added
+
+
+def renamings(values: dict[str, Any]) -> dict[str, str]:
+    """Dotted key as recorded -> as it is called today, for keys of a recorded configuration that were renamed."""
+    found: dict[str, str] = {}
+    for section in _SECTIONS:
+        node = values.get(section)
+        if not isinstance(node, dict) or "_target_" not in node:
+            continue
+        try:
+            renamed = signature(node["_target_"]).literals.get("renamed") or {}
+        except TargetError:
+            continue
+        found |= {
+            f"{section}.{old}": f"{section}.{new}" for old, new in renamed.items() if old in node and new not in node
+        }
+    return found
 
 
 def _complete(node: dict[str, Any], defaults: dict[str, Any], path: str, added: dict[str, Any]) -> None:
@@ -119,8 +140,10 @@ def relocated_files(folder: Path, config: Any, new_root: Path) -> dict[str, str]
     return {old["path"]: new["path"] for old, new in zip(paths, values["dataset"]["files"], strict=True) if old != new}
 
 
-def say_migration(folder: Path, added: dict[str, Any], moved: list[str]) -> None:
+def say_migration(folder: Path, added: dict[str, Any], moved: list[str], renamed: dict[str, str]) -> None:
     """Warn of every completion."""
+    for old, new in renamed.items():
+        log.warning("%s: %s is now called %s", folder, old, new)
     if added:
         keys = ", ".join(f"{key}={value}" for key, value in added.items())
         log.warning("%s was written before these keys existed; today's defaults are used: %s", folder, keys)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.compose import compose_config, conf_dir, read_config, resolve
 from nissl.runs.folder import read_json
-from nissl.runs.migration import migrated, relocated, say_migration
+from nissl.runs.migration import migrated, relocated, renamings, say_migration
 from nissl.runs.origins import ConfigTree
 
 TOLERANCE = 1e-6
@@ -39,11 +39,13 @@ def rerun_overrides(folder: Path, more: list[str]) -> list[str]:
         raise ValueError(f"{folder} is an evaluation: repeat it with evaluate.py and its overrides.txt")
     texts = [text for text in (folder / "overrides.txt").read_text().splitlines() if _is_repeated(text)]
     recorded: Any = OmegaConf.to_container(read_config(folder))
+    renamed = renamings(recorded)
+    texts = [_in_todays_words(text, renamed) for text in texts]
     today = compose_config("train", texts)
     values, added = migrated(recorded, ConfigTree(conf_dir()), "train")
     values, moved = relocated(values, Path(str(today.data_root)))
     shown = {key: value for key, value in added.items() if key.split(".")[0] not in _OF_THE_RUN}
-    say_migration(folder, shown, moved)
+    say_migration(folder, shown, moved, renamed)
     wanted = resolve(OmegaConf.create(values))
     return [*texts, *_differences(wanted, resolve(today)), *more]
 
@@ -51,6 +53,13 @@ def rerun_overrides(folder: Path, more: list[str]) -> list[str]:
 def _is_repeated(text: str) -> bool:
     key = text.split("=")[0].lstrip("+~")
     return bool(text) and not text.startswith("-") and (key == "logger" or key not in _OF_THE_RUN)
+
+
+def _in_todays_words(text: str, renamed: dict[str, str]) -> str:
+    """An override with its key as it is called today."""
+    key, equals, value = text.partition("=")
+    bare = key.lstrip("+~")
+    return key[: len(key) - len(bare)] + renamed.get(bare, bare) + equals + value
 
 
 def _differences(wanted: DictConfig, today: DictConfig) -> list[str]:

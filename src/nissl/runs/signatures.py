@@ -23,7 +23,7 @@ from nissl.runs.problems import nearest
 _HOMES = (*ALLOWED_TARGETS, "lightning_fabric.", "torch.")
 # Classes whose constructors say nothing and whose files are long.
 _OPAQUE_BASES = {"Module", "LightningModule", "Dataset", "Callback", "Logger", "Protocol", "object", "ABC", "Generic"}
-_LITERALS = ("metrics", "needs")
+_LITERALS = ("metrics", "needs", "renamed")
 
 
 class TargetError(ValueError):
