@@ -219,6 +219,7 @@ class CalciumSimulated(LabelledFrames):
         pairs, powers, trials: stimulation design.
         amplitude, success, pair_power, follower_cv: responses.
         decay_s, rise_s, fps: kinetics and frame rate.
+        saturation: dF/F c is seen as c / (1 + c / saturation); null: the indicator never saturates.
         window_frames: recorded frames [before, after] each onset; null records without a gap.
         weight_median, spectral_radius, recurrent, followers, propagate: wiring, see `WorldSettings`.
         spontaneous_hz: range of the cells' own event rates.
@@ -254,6 +255,7 @@ class CalciumSimulated(LabelledFrames):
         follower_cv: float,
         decay_s: float,
         rise_s: float,
+        saturation: float | None,
         fps: float,
         window_frames: Sequence[int] | None,
         weight_median: float,
@@ -336,6 +338,7 @@ class CalciumSimulated(LabelledFrames):
             follower_cv=follower_cv,
             decay_s=decay_s,
             rise_s=rise_s,
+            saturation=saturation,
             frame_rate_hz=fps,
             window_frames=_pair(window_frames),
             weight_median=weight_median,

@@ -106,6 +106,8 @@ class WorldSettings:
             raise ValueError(f"num_cells={self.num_cells} is below num_targets={self.num_targets}")
         if self.spectral_radius is not None and self.spectral_radius <= 0:
             raise ValueError(f"spectral_radius must be above 0 or None, came {self.spectral_radius}")
+        if self.saturation is not None and self.saturation <= 0:
+            raise ValueError(f"saturation must be above 0 or None, came {self.saturation}")
         if self.window_frames is not None:
             before, after = self.window_frames
             if before < 1 or after < self.laser_frames or (before + after) / self.frame_rate_hz > self.interval_s[0]:
