@@ -6,7 +6,7 @@ from nissl.evaluators.density_map import NUM_BINS, density_maps, shares
 
 
 def straight(end: tuple[float, float, float]) -> SimpleNamespace:
-    pos = np.linspace([0, 0, 0], end, 5) + 7.0  # the soma need not be at 0
+    pos = np.linspace([0.0, 0.0, 0.0], end, 5)
     return SimpleNamespace(pos=pos, parent=np.arange(5) - 1)
 
 
@@ -34,3 +34,10 @@ def test_cable_outside_the_grid_is_counted_at_its_border() -> None:
 def test_shares_have_unit_length_and_do_not_see_size() -> None:
     maps = np.array([[1.0, 3.0], [10.0, 30.0]])
     np.testing.assert_allclose(shares(maps), [[0.5, np.sqrt(0.75)]] * 2)
+
+
+def test_a_depth_that_is_not_centred_is_seen() -> None:
+    shallow, deep = straight((10, 10, 10)), straight((10, 10, 10))
+    deep.pos = deep.pos + [0.0, 50.0, 0.0]
+    _, profiles = density_maps([shallow, deep])
+    assert profiles[0].argmax() < NUM_BINS // 2 <= profiles[1].argmax()

@@ -105,6 +105,43 @@ def test_figures_carry_their_numbers() -> None:
     assert all(figure.png.startswith(b"\x89PNG") for figure in result.figures.values())
 
 
+class TwoArchives(cells.Blobs):  # type: ignore[name-defined,misc]
+    """The test cells are of another archive, with classes of their own."""
+
+    source_names = ["old", "new"]
+
+    def __init__(self) -> None:
+        super().__init__(spread=4.0)
+        self.classes = ["old: a", "old: b", "old: c", "new: a", "new: b", "new: c"]
+        self._labels["test"] = self._labels["test"] + 3
+
+    def sources(self, split: str) -> np.ndarray:
+        return np.full(len(self.labels(split)), int(split == "test"))
+
+
+def test_an_archive_that_was_never_seen_is_scored_by_leave_one_out_within_itself() -> None:
+    source = TwoArchives()
+    result = knn()(*cells.task_and_data(source))
+    x, labels = source._x["test"], source.labels("test")
+    index = NearestNeighbors(n_neighbors=5).fit(x).kneighbors(return_distance=False)
+    vote = np.array([np.bincount(row).argmax() for row in labels[index]])
+    assert result.scalars["knn/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, vote))
+    assert any("leave-one-out within new" in note for note in result.notes)
+    with pytest.raises(ValueError, match="30 cells; lower knn.k"):
+        knn(k=30)(*cells.task_and_data(source))
+
+
+def test_within_sources_no_cell_is_named_by_another_archive() -> None:
+    source = TwoArchives()
+    for split in ("train", "val"):  # the other archive lies in the middle of this one and would win every vote
+        source._x[split] = np.zeros_like(source._x[split])
+    source._x["test"] = source._x["test"] * 0.01 + np.eye(6, dtype=np.float32)[source.labels("test") - 3] * 0.02
+    apart = knn(protocols=["leave_one_out"], within_source=True)(*cells.task_and_data(source))
+    rows = {row["source"]: row for row in apart.tables["sources"]}
+    assert rows["new"]["knn"] == 1.0
+    assert all("within each source" in note for note in apart.notes if note.startswith("leave_one_out"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

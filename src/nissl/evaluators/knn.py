@@ -4,6 +4,9 @@ Weis et al. 2023 vote with k = 5. The first protocol of the list is the headline
 stand in the table and under `knn/<protocol>/...`. Nothing is tuned on test: where several k are given, one is chosen
 per split by leave-one-out within its training cells. Every method gets intervals (bootstrap over cells, stratified by
 class), and every baseline the paired difference of the embedding from it.
+
+Under "given", a test source whose classes are all unknown to the training cells (`dataset.test_path` of an archive that
+was never seen) is scored by leave-one-out within itself.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ from nissl.evaluators.baselines import EMBEDDING_SCALINGS, Cohort, EmbeddingScal
 from nissl.evaluators.embedding_figures import confusion_figure, embedding_figure, methods_figure
 from nissl.evaluators.embeddings import Draws
 from nissl.evaluators.neighbours import balanced_accuracy, choose_k, knn_predict
-from nissl.evaluators.protocols import PROTOCOLS, Protocol, Split, fingerprint, protocol_splits
+from nissl.evaluators.protocols import (
+    PROTOCOLS,
+    Protocol,
+    Split,
+    fingerprint,
+    given_or_left_out,
+    never_seen,
+    protocol_splits,
+    within_sources,
+)
 from nissl.evaluators.result import Result
 
 MANY_SPLITS = 60  # above it single splits (left-out cells) have no row of their own
@@ -40,6 +52,7 @@ class KNN:
         published: safetensors of imported weights for a row of their own; None: no row.
         num_resamples: bootstrap resamples of the intervals.
         seed: seed of everything random here.
+        within_source: cells are named by cells of their own archive alone, and scaled by these; for joint data.
     """
 
     metrics = {
@@ -77,6 +90,7 @@ class KNN:
         published: str | None,
         num_resamples: int,
         seed: int,
+        within_source: bool = False,
     ) -> None:
         self.candidates = [k] if isinstance(k, int) else sorted(k)
         if not self.candidates or self.candidates[0] < 1:
@@ -98,23 +112,19 @@ class KNN:
         self.metric, self.temperature, self.scaling, self.protocols = metric, temperature, scaling, list(protocols)
         self.num_folds, self.num_repeats, self.num_draws = num_folds, num_repeats, num_draws
         self.num_untrained, self.published = num_untrained, published
-        self.num_resamples, self.seed = num_resamples, seed
+        self.num_resamples, self.seed, self.within_source = num_resamples, seed, within_source
 
     def __call__(self, task: Any, data: Any) -> Result:
         source = data.source
-        given = {split: np.asarray(source.labels(split)) for split in ("train", "test")}
         if "given" in self.protocols:
-            check_given_split(given["train"], given["test"], self.candidates[0], source.classes)
+            check_given_split(source, self.candidates[0])
         cohort = gather(task, data, self.num_draws, self.scaling, self.num_untrained, self.published, self.seed)
         scalars: dict[str, float] = {}
         tables: dict[str, list[dict[str, Any]]] = {"methods": [], "splits": []}
         figures, notes = {}, list(cohort.notes)
         for protocol in self.protocols:
             is_headline = protocol == self.protocols[0]
-            splits = protocol_splits(
-                protocol, cohort.labels, (cohort.rows["train"], cohort.rows["test"]), self.num_folds, self.num_repeats,
-                self.seed, cohort.groups,
-            )  # fmt: skip
+            splits = self._splits(protocol, cohort)
             scored = {name: self._score(runs, cohort, splits) for name, runs in cohort.methods.items()}
             scored["majority"] = _majority(cohort.labels, splits)
             rows, values = self._table(protocol, cohort, splits, scored, "" if is_headline else f"/{protocol}")
@@ -149,6 +159,16 @@ class KNN:
         arrays = {f"embedding_{split}": learnt[rows] for split, rows in cohort.rows.items()}
         arrays |= {f"label_{split}": cohort.labels[rows] for split, rows in cohort.rows.items()}
         return Result(scalars=scalars, figures=figures, tables=tables, arrays=arrays, notes=notes)
+
+    def _splits(self, protocol: Protocol, cohort: Cohort) -> list[Split]:
+        given = cohort.rows["train"], cohort.rows["test"]
+        if protocol == "given":
+            splits = given_or_left_out(cohort.labels, given, cohort.sources, cohort.groups)
+        else:
+            splits = protocol_splits(
+                protocol, cohort.labels, given, self.num_folds, self.num_repeats, self.seed, cohort.groups
+            )
+        return within_sources(splits, cohort.sources) if self.within_source else splits
 
     def _score(self, runs: list[Method], cohort: Cohort, splits: list[Split]) -> Scores:
         """The vote of every run of a method on every split."""
@@ -219,8 +239,14 @@ class KNN:
             saw = "true, this run's training saw all cells, without labels"
         elif protocol != "given":
             saw = f"this run's training saw the {len(cohort.rows['train'])} cells of its train split, without labels"
+        new = never_seen(cohort.labels, (cohort.rows["train"], cohort.rows["test"]), cohort.sources)
+        how = "within each source, " if self.within_source else ""
+        if protocol == "given" and len(new):
+            names = ", ".join(sorted(set(cohort.sources[new])))
+            how += f"leave-one-out within {names} (no training cell has its classes), "
         return (
-            f"{protocol}: {_listed(self.candidates)}-NN ({self.metric}) fitted on {train}, scored on {tested} cells. "
+            f"{protocol}: {_listed(self.candidates)}-NN ({self.metric}), {how}fitted on {train}, scored on "
+            f"{tested} cells. "
             f"ssl_saw_test: {saw}; what imported weights saw is not known."
         )
 
@@ -304,15 +330,31 @@ def _listed(values: Sequence[int]) -> str:
     return " or ".join(str(value) for value in values)
 
 
-def check_given_split(train_labels: np.ndarray, test_labels: np.ndarray, k: int, classes: list[str]) -> None:
+def check_given_split(source: Any, k: int) -> None:
     """Refuse a split that a vote of k cannot be fitted or scored on."""
-    if len(np.unique(train_labels)) < 2:
-        raise ValueError("kNN needs at least two classes among the training cells; choose another dataset.label")
-    if len(test_labels) == 0:
+    train, test = (np.asarray(source.labels(split)) for split in ("train", "test"))
+    if len(test) == 0:
         raise ValueError("the test split is empty; set dataset.test_fold or dataset.test_path")
-    if k > len(train_labels):
-        raise ValueError(f"knn.k={k} is more than the {len(train_labels)} training cells")
-    unseen = np.setdiff1d(test_labels, train_labels)
+    labels, rows = np.concatenate([train, test]), np.arange(len(train) + len(test))
+    names = np.zeros(len(rows), int)
+    if hasattr(source, "sources"):
+        names = np.concatenate([np.asarray(source.sources(split)) for split in ("train", "test")])
+    new = never_seen(labels, (rows[: len(train)], rows[len(train) :]), names)
+    for name in np.unique(names[new]):  # these are scored by leave-one-out within their source
+        own = labels[new[names[new] == name]]
+        if k >= len(own) or np.unique(own, return_counts=True)[1].min() < 2:
+            raise ValueError(
+                f"leave-one-out within the new source needs more than knn.k={k} cells and 2 of each class, and it has "
+                f"{len(own)} cells; lower knn.k, raise dataset.min_class_size or give it training cells"
+            )
+    known = np.setdiff1d(rows[len(train) :], new)
+    if len(known) == 0:
+        return
+    if len(np.unique(train)) < 2:
+        raise ValueError("kNN needs at least two classes among the training cells; choose another dataset.label")
+    if k > len(train):
+        raise ValueError(f"knn.k={k} is more than the {len(train)} training cells")
+    unseen = np.setdiff1d(labels[known], train)
     if len(unseen):
-        names = ", ".join(repr(classes[c]) for c in unseen[:5])
-        raise ValueError(f"test classes without a training cell: {names}. kNN cannot name them; leave them out")
+        listed = ", ".join(repr(source.classes[c]) for c in unseen[:5])
+        raise ValueError(f"test classes without a training cell: {listed}. kNN cannot name them; leave them out")

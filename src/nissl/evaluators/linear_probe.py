@@ -18,7 +18,7 @@ from nissl.evaluators.accuracy_intervals import bootstrap_accuracy, paired_diffe
 from nissl.evaluators.baselines import Block, Method, gather
 from nissl.evaluators.embedding_figures import methods_figure
 from nissl.evaluators.embeddings import Draws
-from nissl.evaluators.protocols import PROTOCOLS, Protocol, Split, fingerprint, protocol_splits
+from nissl.evaluators.protocols import PROTOCOLS, Protocol, Split, fingerprint, given_or_left_out, protocol_splits
 from nissl.evaluators.result import Result
 
 
@@ -83,9 +83,12 @@ class LinearProbe:
     def __call__(self, task: Any, data: Any) -> Result:
         cohort = gather(task, data, self.num_draws, "zscore", self.num_untrained, self.published, self.seed)
         given = cohort.rows["train"], cohort.rows["test"]
-        splits = protocol_splits(
-            self.protocol, cohort.labels, given, self.num_folds, self.num_repeats, self.seed, cohort.groups
-        )
+        if self.protocol == "given":
+            splits = given_or_left_out(cohort.labels, given, cohort.sources, cohort.groups)
+        else:
+            splits = protocol_splits(
+                self.protocol, cohort.labels, given, self.num_folds, self.num_repeats, self.seed, cohort.groups
+            )
         correct = {
             name: np.mean([self._hits(run, cohort.labels, splits) for run in runs], axis=0)
             for name, runs in cohort.methods.items()

@@ -61,6 +61,44 @@ def protocol_splits(
     return [(train[~np.isin(groups[train], groups[test])], test) for train, test in splits]
 
 
+def never_seen(labels: np.ndarray, given: Split, sources: np.ndarray) -> np.ndarray:
+    """Test rows of sources none of whose classes is among the training cells: a vote fitted there cannot name them.
+
+    Args:
+        labels, sources: of every cell, (n,).
+        given: the data set's own training and test rows.
+    """
+    train, test = given
+    is_known = np.isin(labels[test], labels[train])
+    known_sources = np.unique(sources[test][is_known])
+    return test[~np.isin(sources[test], known_sources)]
+
+
+def given_or_left_out(
+    labels: np.ndarray, given: Split, sources: np.ndarray, groups: np.ndarray | None = None
+) -> list[Split]:
+    """The given split; each cell of a never-seen source against the others of that source instead."""
+    train, test = given
+    new = never_seen(labels, given, sources)
+    known = np.setdiff1d(test, new)
+    splits = [(train, known)] if len(known) else []
+    for name in np.unique(sources[new]):
+        own = new[sources[new] == name]
+        own_groups = None if groups is None else groups[own]
+        left_out = protocol_splits("leave_one_out", labels[own], (own, own), 1, 1, 0, own_groups)
+        splits += [(own[fitted], own[scored]) for fitted, scored in left_out]
+    return splits
+
+
+def within_sources(splits: list[Split], sources: np.ndarray) -> list[Split]:
+    """Each split once for every source, of its cells alone."""
+    parts = []
+    for train, test in splits:
+        for name in np.unique(sources[test]):
+            parts.append((train[sources[train] == name], test[sources[test] == name]))
+    return parts
+
+
 def _splits(protocol: Protocol, labels: np.ndarray, num_folds: int, num_repeats: int, seed: int) -> list[Split]:
     rows = np.arange(len(labels))
     smallest = np.bincount(np.unique(labels, return_inverse=True)[1]).min()
