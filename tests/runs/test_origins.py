@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from nissl.runs.origins import ConfigTree, explain, parse_overrides, select
+from nissl.runs.origins import ConfigTree, all_keys, explain, parse_overrides, select
 from nissl.runs.overrides import compose_checked
 from nissl.runs.problems import ConfigError
 
@@ -61,3 +61,11 @@ def test_a_list_of_a_missing_folder_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="no configuration folder"):
         ConfigTree(Path("nowhere"))
+
+
+def test_a_key_that_holds_a_dot_is_found() -> None:
+    values = {"days": {"POD0": 1.0, "POD3.5": {"g": 1.7}}, "a": {"b": 1}, "a.b": {"c": 2}}
+    assert [select(values, key) for key in ("days.POD3.5.g", "a.b.c")] == [1.7, 2]
+    assert list(all_keys(values["days"])) == ["POD0", "POD3.5", "POD3.5.g"]
+    with pytest.raises(KeyError, match="days.POD3"):
+        select(values, "days.POD3")

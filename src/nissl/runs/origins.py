@@ -10,6 +10,7 @@ This is the only module that knows Hydra's internals (`hydra._internal`); the bo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -319,16 +320,19 @@ def _copied(value: Any) -> Any:
 
 
 def select(values: Any, dotted: str) -> Any:
-    """The value at a dotted key.
+    """The value at a dotted key; the keys on the way may hold dots themselves (a day "POD3.5").
 
     Raises:
         KeyError: if there is none.
     """
-    for part in dotted.split("."):
-        if not isinstance(values, dict) or part not in values:
-            raise KeyError(dotted)
-        values = values[part]
-    return values
+    if isinstance(values, dict):
+        if dotted in values:
+            return values[dotted]
+        for end in (place for place, letter in enumerate(dotted) if letter == "."):
+            if dotted[:end] in values:
+                with contextlib.suppress(KeyError):
+                    return select(values[dotted[:end]], dotted[end + 1 :])
+    raise KeyError(dotted)
 
 
 def all_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
