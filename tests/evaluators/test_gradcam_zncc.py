@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from nissl.datasets.calcium import CalciumSimulated
-from nissl.evaluators.gradcam_zncc import GradcamZncc, module_auroc
+from nissl.evaluators.gradcam_zncc import GradcamZncc
+from nissl.evaluators.map_cells import module_auroc
 from nissl.evaluators.zncc import zncc_matrix
 from nissl.models.stimulus_cnn import StimulusCNN
 

@@ -20,6 +20,7 @@ from nissl.evaluators.zncc import zncc_matrix
 from nissl.models.stimulus_cnn import StimulusCNN
 
 CONF = Path(__file__).parents[2] / "conf"
+FIGURES = {f"{kind}{ending}" for kind in ("matrices", "change") for ending in ("", "_network", "_evoked")} | {"cells"}
 CELLS = ("1", "2", "3", "1+2", "1+3", "2+3", "")
 NAMES = ("1", "2", "3", "1+2", "1+3", "2+3", "none")
 
@@ -47,7 +48,7 @@ def entry(day: str, seed: int = 0, common: float = 0.0, trials: int = 4, names: 
 
 def source(days: tuple[str, ...] = ("POD0", "POD3")) -> Any:
     cells = SimpleNamespace(names=("1", "2", "3"), positions_px=None, radius_px=None)
-    return SimpleNamespace(days=days, truths={}, cells=cells)
+    return SimpleNamespace(days=days, truths={}, cells=cells, mean_image=None)
 
 
 def make(**changes: Any) -> MapDays:
@@ -85,7 +86,9 @@ def test_a_common_picture_on_one_day_is_called_an_effect_only_with_enough_networ
     result = compare(tmp_path / "four", *days)
     assert result.scalars["days/zncc_sum_change"] > 0 and result.scalars["days/zncc_sum_effect"] == 1
     assert result.scalars["days/zncc_sum_p_seed"] == pytest.approx(2 / 70)
-    assert "the ZNCC sum rose from" in result.notes[0] and "4 + 4 seeds" in result.notes[0]
+    assert "the ZNCC sum of activation patterns rose from" in result.notes[0] and "4 + 4 seeds" in result.notes[0]
+    rose, sure = (result.scalars[f"days_pattern/zncc_sum_networks_{word}"] for word in ("rose", "rose_p05"))
+    assert rose == 4 and 0 < sure <= 4
     few = compare(tmp_path / "two", days[0][:2], days[1][:2])
     assert few.scalars["days/zncc_sum_effect"] == 0 and "was not distinguishable" in few.notes[0]
     assert any("train 4 or more" in note for note in few.notes)
@@ -104,7 +107,31 @@ def test_levels_are_sums_of_the_matrices_of_mean_maps(tmp_path: Path) -> None:
     assert result.scalars["days_pattern/zncc_sum_day"] == pytest.approx(zncc_matrix(patterns).sum(), rel=1e-4)
     rows = {(row["maps"], row["day"]): row for row in result.tables["levels"]}
     assert rows["network", "POD3"]["zncc_sum"] == pytest.approx(result.scalars["days/zncc_sum_day"])
-    assert set(result.figures) == {"matrices", "cells", "change"}
+    assert set(result.figures) == FIGURES
+
+
+def test_the_headline_and_its_null_worlds_are_those_of_the_chosen_maps(tmp_path: Path) -> None:
+    days = [entry("POD0", s) for s in range(4)], [entry("POD3", s, common=1.5) for s in range(4)]
+    often = {"null_effects": {"network": 5, "pattern": 1}, "null_worlds": 20}
+    result = compare(tmp_path / "network", *days, headline="network", **often)
+    assert "the ZNCC sum of gradcam maps was not distinguishable" in result.notes[0]
+    assert "5 of 20 worlds without an effect came out as one: headline withheld" in result.notes[0]
+    scalars = result.scalars
+    assert scalars["days/zncc_sum_effect"] == 0 and scalars["days_pattern/zncc_sum_effect"] == 1
+    assert any("1 of 20 worlds without an effect gave one." in note for note in result.notes)
+    evoked = [note for note in result.notes if "evoked maps rose" in note]
+    assert evoked and "worlds without" not in evoked[0], "none were tried for evoked maps"
+
+
+def test_a_pattern_without_a_map_is_an_empty_row_of_the_matrix(tmp_path: Path) -> None:
+    first = entry("POD0")
+    counts = np.where(first.maps.pattern == 1, 0, first.maps.counts)
+    result = compare(
+        tmp_path, [replace(first, maps=replace(first.maps, counts=counts))], [entry("POD3")], headline="network"
+    )
+    matrix = result.figures["matrices"].data["reference"]
+    assert matrix.shape == (7, 7) and np.isnan(matrix[1]).all() and np.isfinite(np.delete(matrix[0], 1)).all()
+    assert len(result.arrays["names"]) == 6 and result.arrays["matrix_reference_pattern"].shape == (6, 6)
 
 
 def test_days_with_unequal_patterns_are_refused_unless_told_to_align(tmp_path: Path) -> None:
@@ -144,6 +171,8 @@ def test_one_day_alone_leaves_its_maps_for_later(tmp_path: Path) -> None:
     [
         ({"align": "union"}, "align='union' is unknown"),
         ({"order": "listed"}, "order='listed' is unknown"),
+        ({"headline": "gradcam"}, "headline='gradcam' is unknown"),
+        ({"null_effects": {"gradcam": 1}}, "null_effects names gradcam"),
     ],
 )
 def test_unknown_choices_are_refused(changes: dict, message: str) -> None:
@@ -162,10 +191,11 @@ def test_a_run_of_two_days_compares_itself(two_days: CalciumSimulated) -> None:
     task = SimpleNamespace(model=model, device=torch.device("cpu"))
     result = make(which="all")(task, SimpleNamespace(source=two_days))
     assert result.arrays["entries"] == 2 and "one network for both days" in result.notes[0]
-    assert {"days_truth/zncc_sum_change", "days/truth_r_disjoint_day", "days/disjoint_beyond_targets_change"} <= set(
-        result.scalars
-    )
-    assert set(result.figures) == {"matrices", "cells", "change", "clusters"}
+    for kind in ("days", "days_evoked", "days_pattern"):
+        told = {f"{kind}/truth_r_disjoint_day", f"{kind}/truth_auroc_module_reference"}
+        assert told | {f"{kind}/disjoint_beyond_targets_change", "days_truth/zncc_sum_change"} <= set(result.scalars)
+    assert set(result.figures) == {*FIGURES, "clusters", "maps"}
+    assert "correlation with the true matrix" in " ".join(result.notes) and "evoked maps" in " ".join(result.notes)
     for name in result.scalars:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in MapDays.metrics), name
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from nissl.evaluators import map_cell_figures as draw_cells
 from nissl.evaluators import map_figures as draw
@@ -26,6 +25,7 @@ from nissl.evaluators.map_cells import (
     cluster_rows,
     distance_scalars,
     measure_distance,
+    module_auroc,
     module_auroc_of_cells,
     named_set_rows,
     score_cells,
@@ -36,7 +36,7 @@ from nissl.evaluators.pattern_distance import partial_mantel
 from nissl.evaluators.pattern_maps import Collected, collect_maps, evoked_maps, pool_images
 from nissl.evaluators.result import Figure, Result
 from nissl.evaluators.trial_resampling import TrialRows
-from nissl.evaluators.zncc import compare_matrices, order_rows, single_pairs, summarise_matrix, zncc_matrix
+from nissl.evaluators.zncc import compare_matrices, order_rows, summarise_matrix, zncc_matrix
 
 
 class GradcamZncc:
@@ -286,16 +286,6 @@ class GradcamZncc:
         if distance is not None:
             figures["distance"] = draw_cells.distance(matrix, distance, cells, source.um_per_px is not None)
         return figures
-
-
-def module_auroc(matrix: np.ndarray, cells: Sequence[Sequence[str]], source: Any) -> float:
-    """How well ZNCC of single-cell patterns tells cells of one module from others; NaN if it cannot be asked."""
-    module = dict(zip(source.cells.names, source.truth.module, strict=True))
-    chosen = np.argwhere(single_pairs(cells) & ~np.isnan(matrix))
-    same = np.array([module[cells[i][0]] == module[cells[j][0]] for i, j in chosen], dtype=bool)
-    if same.all() or not same.any():
-        return float("nan")
-    return float(roc_auc_score(same, [matrix[i, j] for i, j in chosen]))
 
 
 def _is_headline(key: str, summary: dict[str, float]) -> bool:

@@ -25,7 +25,7 @@ from nissl.evaluators.pattern_distance import (
     zncc_outside,
 )
 from nissl.evaluators.trial_resampling import TrialRows, bootstrap_maps
-from nissl.evaluators.zncc import zncc_matrix
+from nissl.evaluators.zncc import single_pairs, zncc_matrix
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,16 @@ def distance_scalars(matrix: np.ndarray, found: Distance, patterns: Sequence[Seq
     told["distance_decay_um"] = found.decay
     told["disjoint_beyond_targets"] = float(beyond.mean()) if len(beyond) else float("nan")
     return told
+
+
+def module_auroc(matrix: np.ndarray, cells: Sequence[Sequence[str]], source: Any) -> float:
+    """How well ZNCC of single-cell patterns tells cells of one module from others; NaN if it cannot be asked."""
+    module = dict(zip(source.cells.names, source.truth.module, strict=True))
+    chosen = np.argwhere(single_pairs(cells) & ~np.isnan(matrix))
+    same = np.array([module[cells[i][0]] == module[cells[j][0]] for i, j in chosen], dtype=bool)
+    if not len(same) or same.all() or not same.any():
+        return float("nan")
+    return float(roc_auc_score(same, [matrix[i, j] for i, j in chosen]))
 
 
 def module_auroc_of_cells(scores: np.ndarray, names: Sequence[str], source: Any) -> float:

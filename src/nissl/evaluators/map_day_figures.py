@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from nissl.evaluators.day_change import Change
+from nissl.evaluators.gradcam import upsample
 from nissl.evaluators.map_cell_figures import cell_scores, clusters
+from nissl.evaluators.map_day_kinds import Compared
 from nissl.evaluators.result import Figure
 
-__all__ = ["cell_scores", "change", "clusters", "day_matrices"]
+__all__ = ["cell_scores", "change", "clusters", "day_maps", "day_matrices"]
 BEFORE, AFTER = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito
+SHORT = {"network": "networks' maps", "evoked": "evoked", "pattern": "patterns"}
+PAIRS_SHOWN = 3
 CLASSES = ("same", "share", "disjoint", "none", "singles")
 
 
-def day_matrices(matrices: list[np.ndarray], names: Sequence[str], days: tuple[str, str]) -> Figure:
-    """Both days on one scale of -1 to 1 in one order, and the difference on its own symmetric scale."""
+def day_matrices(matrices: list[np.ndarray], names: Sequence[str], days: tuple[str, str], made: str) -> Figure:
+    """Both days on one scale of -1 to 1 in one order, and the difference on its own symmetric scale.
+
+    Args:
+        matrices: of both days, NaN where undefined.
+        names: of the patterns.
+        days: names.
+        made: what kind of maps they are of, for the title.
+    """
     from matplotlib.figure import Figure as Canvas
 
     n = len(names)
@@ -35,13 +48,16 @@ def day_matrices(matrices: list[np.ndarray], names: Sequence[str], days: tuple[s
         ax.set_xticks(range(0, n, step), names[::step], rotation=90, fontsize=size)
         ax.set_yticks(range(0, n, step), names[::step], fontsize=size)
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel(f"n = {n} patterns, sum {np.nansum(matrix):+.1f}", fontsize=9)
+        defined = int(np.count_nonzero(~np.isnan(np.diag(matrix))))
+        missing = f", {n - defined} without a map" if defined < n else ""
+        ax.set_xlabel(f"{n} patterns{missing}, sum {np.nansum(matrix):+.1f}", fontsize=9)
         if ax is not axes[0]:
             canvas.colorbar(image, ax=ax, label="ZNCC" if matrix is not difference else "change of ZNCC", fraction=0.04)
+    canvas.suptitle(made, fontsize=10)
     return Figure.from_matplotlib(
         canvas,
-        f"ZNCC of every pair of patterns on {days[0]} and {days[1]} (mean over networks, one scale), and the change; "
-        "hatched: undefined.",
+        f"ZNCC of {made}, every pair of patterns, on {days[0]} and {days[1]} (mean over networks, one scale), and the "
+        "change; hatched: undefined.",
         {"reference": matrices[0], "day": matrices[1], "difference": difference},
     )
 
@@ -52,6 +68,7 @@ def change(
     levels: list[np.ndarray],
     days: tuple[str, str],
     seeds: list[list[int]],
+    made: str,
 ) -> Figure:
     """Permutation histogram with the observed change, the sum by network, and means by class of pairs."""
     from matplotlib.figure import Figure as Canvas
@@ -74,7 +91,7 @@ def change(
         middle.plot([x - 0.15, x + 0.15], [own.mean()] * 2, color=colour, lw=2.5)
     low, high = total.interval
     middle.set_xticks([0, 1], days)
-    middle.set(xlim=(-0.5, 1.5), ylabel="ZNCC sum, one dot per network")
+    middle.set(xlim=(-0.5, 1.5), ylabel="ZNCC sum, one dot per network" if len(total.day) > 1 else "ZNCC sum")
     middle.set_title(
         f"change {total.size:+.1f} [{low:+.1f}, {high:+.1f}]\np over networks {total.p_seed:.2g}", fontsize=9
     )
@@ -90,14 +107,65 @@ def change(
     right.set_xticks(at, [f"{name}\np {changes[name].p:.2g}" for name in shown], fontsize=8)
     right.set_ylabel("mean ZNCC of the pairs")
     right.legend(fontsize=8, frameon=False)
+    canvas.suptitle(made, fontsize=10)
     return Figure.from_matplotlib(
         canvas,
-        f"{days[1]} against {days[0]}: what exchanging trials between days gives, each network, and the mean over "
-        "pairs of patterns that share cells (same, share) or do not (disjoint, of them single cells). "
-        "Interval: bootstrap over networks and trials.",
+        f"{made.capitalize()}, {days[1]} against {days[0]}: what exchanging trials between days gives, each network, "
+        "and the mean over pairs of patterns that share cells (same, share) or do not (disjoint, of them single "
+        "cells). Interval: bootstrap over networks and trials.",
         {
             "drawn": drawn["zncc_sum"],
             "levels_reference": levels[0],
             "levels_day": levels[1],
         },
+    )
+
+
+def day_maps(compared: Mapping[str, Compared], days: tuple[str, str], source: Any, mask: np.ndarray) -> Figure:
+    """Single cells, some pairs and "none" over the mean image, a row per kind of maps and day; targets ringed."""
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.patches import Circle
+
+    first = next(iter(compared.values()))
+    strongest = {cells: name for name, cells in zip(first.names, first.cells, strict=True)}  # last condition of a set
+    alone = [strongest[cells] for cells in dict.fromkeys(c for c in first.cells if len(c) == 1)][:8]
+    several = [strongest[cells] for cells in dict.fromkeys(c for c in first.cells if len(c) > 1)]
+    spread = [several[i] for i in np.linspace(0, len(several) - 1, min(PAIRS_SHOWN, len(several))).astype(int)]
+    chosen = [*alone, *spread]
+    rows = [(kind, d) for kind in compared for d in range(2)]
+    canvas = Canvas(figsize=(1.25 * len(chosen) + 0.9, 1.42 * len(rows) + 0.3), layout="constrained")
+    axes = canvas.subplots(len(rows), len(chosen), squeeze=False)
+    low, high = np.percentile(source.mean_image[source.mask], [1, 99.5])
+    shape = source.mean_image.shape
+    cells_of = dict(zip(first.names, first.cells, strict=True))
+    data = {}
+    for row, (kind, d) in enumerate(rows):
+        own = compared[kind]
+        # Each network's map is scaled to length 1 first, so that none outweighs the others.
+        maps = np.mean([i / np.maximum(np.linalg.norm(i, axis=1, keepdims=True), 1e-12) for i in own.images[d]], axis=0)
+        data[f"{kind}_{days[d]}"] = maps
+        top = float(maps.max()) or 1.0
+        for ax, name in zip(axes[row], chosen, strict=True):
+            ax.imshow(source.mean_image, cmap="gray", vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            if name not in own.names:
+                continue
+            image = np.zeros(mask.shape)
+            image[mask] = maps[own.names.index(name)].clip(0)
+            big = upsample(torch.from_numpy(image)[None], shape)[0].numpy()
+            ax.imshow(big, cmap="inferno", vmin=0, vmax=top, alpha=(big / top).clip(0, 1) ** 0.5 * 0.75 * source.mask)
+            if source.cells.positions_px is not None:
+                for cell in cells_of[name]:
+                    at = list(source.cells.names).index(cell)
+                    y, x = source.cells.positions_px[at]
+                    radius = 4.0 if source.cells.radius_px is None else 1.4 * float(source.cells.radius_px[at])
+                    ax.add_patch(Circle((x, y), radius, fill=False, color="cyan", lw=1.2))
+        axes[row, 0].set_ylabel(f"{SHORT[kind]}\n{days[d]}", fontsize=8)
+    for ax, name in zip(axes[0], chosen, strict=True):
+        ax.set_title(name, fontsize=9)
+    return Figure.from_matplotlib(
+        canvas,
+        f"Maps of single cells and some pairs on {days[0]} and {days[1]}, positive part over the mean image of "
+        f"{days[0]}, stimulated cells ringed; mean over networks, each row scaled to its largest value.",
+        data,
     )

@@ -17,20 +17,24 @@ from nissl.evaluators.trial_resampling import Permutation, in_batches, statistic
 RIDGE = 1e-9  # of the mean diagonal: a draw may leave a signal without a frame
 
 
-def pattern_statistics(gram: np.ndarray, cross: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Statistics (B, K) of activation patterns.
+def pattern_images(gram: np.ndarray, cross: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Activation patterns (B, P - 1, D) of all patterns but the last.
 
     Args:
         gram: (B, C + 1, C + 1) of the network's answers and a constant.
         cross: (B, C + 1, D).
         labels: (P, C), the last output "none", for which the constant stands.
-        weights: (K, P', P') over the patterns but the last.
     """
     cells = np.append(np.arange(labels.shape[1] - 1), labels.shape[1])
     own = gram[:, cells][:, :, cells]
     scale = np.trace(own, axis1=1, axis2=2)[:, None, None] / len(cells)
     maps = np.linalg.solve(own + RIDGE * scale * np.eye(len(cells)), cross[:, cells])[:, :-1]
-    return statistics(labels[:-1, :-1] @ maps, weights)
+    return labels[:-1, :-1] @ maps
+
+
+def pattern_statistics(gram: np.ndarray, cross: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Statistics (B, K) of activation patterns; `weights` (K, P - 1, P - 1) over the patterns but the last."""
+    return statistics(pattern_images(gram, cross, labels), weights)
 
 
 def level_of(trials: TrialMoments, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 The source presentation reads one rise of the ZNCC sum (208.8 to 262.1), one network a day. Ours: change of the sum, of
 the size-free means and of each class of pairs, with a permutation over trials, one over networks, and a bootstrap over
-both; the evoked maps, which need no network, and the network's activation patterns, which recover a simulated truth
-best, go the same way; and without the stimulated places themselves.
+both; for the networks' maps, for their activation patterns and for evoked maps, which need no network; and without the
+stimulated places themselves. The headline is about activation patterns unless told otherwise: in simulated worlds their
+sum follows coupling and keeps still without it, which that of Grad-CAM does not (experiments/calcium_null).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,29 +24,18 @@ from nissl.evaluators.day_change import (
     describe_change,
     find_effect,
     holm,
-    permute_seeds,
 )
 from nissl.evaluators.functional_connectivity import direct_scores, profile_scores
-from nissl.evaluators.map_day_patterns import bootstrap_pattern_change, level_of, permute_pattern_trials
+from nissl.evaluators.map_day_kinds import KINDS, TITLES, Compared, Resampling, compare_patterns, compare_rows
+from nissl.evaluators.map_day_truth import agreement_note, beyond_targets, compare_with_truth
 from nissl.evaluators.map_entries import Entry, entries_to_arrays, make_entry, networks_of, read_entries
-from nissl.evaluators.pattern_distance import disc_maps, zncc_outside
-from nissl.evaluators.pattern_maps import collect_maps, pool_images
+from nissl.evaluators.pattern_maps import collect_maps
 from nissl.evaluators.result import Figure, Result
-from nissl.evaluators.trial_resampling import (
-    Permutation,
-    TrialRows,
-    bootstrap_change,
-    match_counts,
-    percentile_interval,
-    permute_trials,
-    statistic_weights,
-    statistics,
-)
-from nissl.evaluators.zncc import CLASSES, compare_matrices, order_rows, zncc_matrix
+from nissl.evaluators.trial_resampling import TrialRows, match_counts, statistic_weights
+from nissl.evaluators.zncc import CLASSES, order_rows, zncc_matrix
 
 TOLD = ("zncc_sum", *DECLARED)  # statistics with a full set of numbers in the summary
 STATISTICS = ("zncc_sum", "mean_offdiag", *CLASSES, "singles")
-KINDS = {"days": "network", "days_evoked": "evoked", "days_pattern": "activation pattern"}
 WORDS = {
     "zncc_sum": "the ZNCC sum",
     "mean_offdiag": "mean ZNCC",
@@ -60,13 +51,16 @@ class MapDays:
         runs: folders of runs already evaluated with map_days, whose maps are compared instead of this run's.
         reference: name of the reference day; null is the first of the data set.
         align: null refuses days with different patterns; intersection drops what only one has, and says so.
+        headline: what the first sentence and the figures of cells are about: pattern (activation patterns of the
+            networks), network (their maps, made by `method`) or evoked (no network).
         part, which, method, layer, frame_norm, weight, order, batch_size: as in gradcam_zncc.
         draws: of the permutation of trials.
         bootstrap_draws: of the interval over trials and networks.
         match_repeats: subsamples when trials are matched between days.
         seed: of all draws.
         num_animals: for the sentence.
-        null_effects, null_worlds: effects found in worlds without one, and how many were tried; 0 if none were.
+        null_effects: effects found in worlds without one: a number for the headline's maps, or one for each kind.
+        null_worlds: how many were tried; 0 if none were.
     """
 
     metrics = {
@@ -81,6 +75,7 @@ class MapDays:
         runs: Sequence[str],
         reference: str | None,
         align: str | None,
+        headline: str,
         part: str,
         which: str,
         method: str,
@@ -93,7 +88,7 @@ class MapDays:
         match_repeats: int,
         seed: int,
         num_animals: int,
-        null_effects: int,
+        null_effects: int | dict[str, int],
         null_worlds: int,
         batch_size: int,
     ) -> None:
@@ -101,11 +96,17 @@ class MapDays:
             raise ValueError(f"align='{align}' is unknown; choose null (refuse unequal patterns) or intersection")
         if order not in ("cell", "cluster"):
             raise ValueError(f"order='{order}' is unknown; choose cell or cluster")
-        self.runs, self.reference, self.align = list(runs), reference, align
+        if headline not in KINDS:
+            raise ValueError(f"headline='{headline}' is unknown; choose one of {', '.join(KINDS)}")
+        given = {headline: null_effects} if isinstance(null_effects, int) else dict(null_effects)
+        if unknown := sorted(set(given) - set(KINDS)):
+            raise ValueError(f"null_effects names {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        self.runs, self.reference, self.align, self.headline = list(runs), reference, align, headline
         self.part, self.which, self.method, self.layer = part, which, method, layer
         self.frame_norm, self.weight, self.order, self.batch_size = frame_norm, weight, order, batch_size
-        self.draws, self.bootstrap_draws, self.match_repeats, self.seed = draws, bootstrap_draws, match_repeats, seed
-        self.num_animals, self.null_effects, self.null_worlds = num_animals, null_effects, null_worlds
+        self.match_repeats, self.num_animals = match_repeats, num_animals
+        self.resampling = Resampling(weight, draws, bootstrap_draws, seed)
+        self.null = {kind: (given.get(kind, 0), null_worlds if kind in given else 0) for kind in KINDS}
 
     def __call__(self, task: Any, data: Any) -> Result:
         source = data.source
@@ -145,150 +146,103 @@ class MapDays:
         self, entries: list[Entry], framed: list[Entry], pair: tuple[str, str], source: Any,
         kept: dict[str, np.ndarray], notes: list[str],
     ) -> Result:  # fmt: skip
-        cells = [tuple(text.split("+")) if text else () for text in entries[0].cells]
         by_day = [[entry for entry in entries if entry.day == day] for day in pair]
         scope = "joint" if all(entry.joint for entry in entries) else "per_day"
         rows = [[entry.map_rows(self.weight) for entry in own] for own in by_day]
-        levels, changes, drawn = self._change(rows, cells, scope)
-        scalars = self._told("days", changes)
-        sizes = {"days": (by_day, levels)}
-
+        compared = {"network": compare_rows("network", by_day, rows, scope, self.resampling)}
         # Frames have every pattern, also those that some network has no map of.
-        all_cells = [tuple(text.split("+")) if text else () for text in framed[0].cells]
         frames_by_day = [[entry for entry in framed if entry.day == day] for day in pair]
-        has_none = not all_cells[-1]
-        evoked: dict[str, Change] = {}
-        patterned: dict[str, Change] = {}
-        if has_none:
+        if not framed[0].cells[-1]:
             # The frames are the same whichever network looks at them, up to the frames it names rightly.
-            own_rows = [[own[0].evoked_rows(self.weight)] for own in frames_by_day]
-            evoked_levels, evoked, _ = self._change(own_rows, all_cells[:-1], "frames")
-            scalars |= self._told("days_evoked", evoked)
-            sizes["days_evoked"] = ([own[:1] for own in frames_by_day], evoked_levels)
-            pattern_levels, patterned = self._pattern_change(frames_by_day, all_cells[:-1], scope)
-            scalars |= self._told("days_pattern", patterned)
-            sizes["days_pattern"] = (by_day, pattern_levels)
-        matrices = [np.mean([zncc_matrix(r.maps()) for r in own], axis=0) for own in rows]
-        names = list(entries[0].names)
-        scalars |= self._fixed_sizes(rows, cells)
-        levels_table = _level_rows(sizes, pair)
-        truth = self._truth(source, pair, entries[0], rows, cells)
-        scalars |= truth
+            first = [own[:1] for own in frames_by_day]
+            evoked = [[entry.evoked_rows(self.weight) for entry in own] for own in first]
+            compared["evoked"] = compare_rows("evoked", first, evoked, "frames", self.resampling)
+            compared["pattern"] = compare_patterns(frames_by_day, scope, self.resampling)
+        else:
+            notes = [*notes, "evoked maps and activation patterns skipped: the data have no idle frames"]
+        headline = compared.get(self.headline, compared["network"])
 
-        cell_names = list(dict.fromkeys(cell for own in cells for cell in own))
+        scalars: dict[str, float] = {}
+        for kind, own in compared.items():
+            scalars |= self._told(KINDS[kind], own.changes, *self.null[kind])
+        scalars |= self._fixed_sizes(rows, compared["network"])
+        mask = entries[0].mask
+        scalars |= compare_with_truth(compared, source, pair, mask)
+        scalars |= beyond_targets(compared, source, mask)
+        cell_names = list(dict.fromkeys(cell for own in headline.cells for cell in own))
         scores = {
-            kind: [np.mean([make(zncc_matrix(r.maps()), cells, cell_names) for r in own], axis=0) for own in rows]
-            for kind, make in (("direct", direct_scores), ("profile", profile_scores))
+            kind: _cell_scores(own, list(dict.fromkeys(cell for cells in own.cells for cell in cells)))
+            for kind, own in compared.items()
         }
-        for kind, (before, after) in scores.items():
-            scalars[f"days/{kind}_reference"], scalars[f"days/{kind}_day"] = _mean(before), _mean(after)
-        scalars |= self._beyond_targets(rows, cells, source, entries[0])
+        for kind, own_scores in scores.items():
+            for name, (before, after) in own_scores.items():
+                scalars[f"{KINDS[kind]}/{name}_reference"] = _mean(before)
+                scalars[f"{KINDS[kind]}/{name}_day"] = _mean(after)
 
-        sentences = {
-            name: describe_change(
-                changes[name], WORDS[name], pair, entries[0].area or "area not named", self.num_animals,
-                self.null_effects, self.null_worlds,
-            )
-            for name in TOLD
-            if name in changes
-        }  # fmt: skip
-        notes = [sentences["zncc_sum"], *notes]
-        notes += [sentences[name] for name in ("disjoint",) if name in sentences]
-        if evoked:
-            told = describe_change(
-                evoked["zncc_sum"], "the ZNCC sum of evoked maps", pair,
-                entries[0].area or "area not named", self.num_animals,
-            )  # fmt: skip
-            notes.append(told)
-            for name in ("zncc_sum", "disjoint"):
-                if name in patterned:
-                    told = describe_change(
-                        patterned[name], f"{WORDS[name]}, of activation patterns,", pair,
-                        entries[0].area or "area not named", self.num_animals,
-                    )  # fmt: skip
-                    notes.append(told)
-        notes += self._warnings(changes, scope, scalars)
-        order = order_rows(matrices[0], names, self.order)
-        seeds = [[entry.seed for entry in own] for own in by_day]
-        figures: dict[str, Figure] = {
-            "matrices": draw.day_matrices([m[np.ix_(order, order)] for m in matrices], [names[i] for i in order], pair),
-            "cells": draw.cell_scores(scores, cell_names, pair),
-            "change": draw.change(changes, drawn, levels, pair, seeds),
-        }
-        if source.cells.positions_px is not None and set(cell_names) <= set(source.cells.names):
-            figures["clusters"] = draw.clusters(scores["direct"], cell_names, source, pair)
+        area = f"area {entries[0].area}" if entries[0].area else "area not named"
+        sentences = self._sentences(compared, headline, pair, area)
+        notes = [*sentences, *notes, *agreement_note(scalars, compared, pair, self.method)]
+        notes += self._warnings(compared["network"].changes, scope, scalars)
         return Result(
             scalars=scalars,
-            figures=figures,
-            tables={
-                "changes": _change_rows({"network": changes, "evoked": evoked, "activation pattern": patterned}),
-                "levels": levels_table,
-            },
+            figures=self._figures(compared, headline, framed[0].names, pair, source, mask)
+            | self._cell_figures(scores[headline.kind], cell_names, headline, pair, source),
+            tables={"changes": _change_rows(compared), "levels": _level_rows(compared, pair)},
             arrays={
                 **kept,
-                "names": np.array(names),
-                "matrix_reference": matrices[0],
-                "matrix_day": matrices[1],
-                **{f"{kind}_{k}": m for kind, both in scores.items() for k, m in zip("ab", both, strict=True)},
+                "names": np.array(compared["network"].names),
+                **_saved(compared, scores),
             },
             notes=notes,
         )
 
-    def _change(
-        self, rows: list[list[TrialRows]], cells: Sequence[Sequence[str]], scope: str
-    ) -> tuple[list[np.ndarray], dict[str, Change], dict[str, np.ndarray]]:
-        """Levels (S, K) of both days, a `Change` per statistic, and the drawn changes of the first networks."""
-        named = statistic_weights(cells)
-        weights = np.stack(list(named.values()))
-        levels = [np.stack([statistics(r.maps()[None], weights)[0] for r in own]) for own in rows]
-        pairs = list(zip(*rows, strict=False))  # networks of one seed, or as many as both days have
-        outcomes = [permute_trials(a, b, weights, self.draws, self.seed + i) for i, (a, b) in enumerate(pairs)]
-        low, high = percentile_interval(
-            bootstrap_change(rows[0], rows[1], weights, self.bootstrap_draws, self.seed, scope != "per_day")
-        )
-        changes = self._changes(named, levels, outcomes, (low, high), scope)
-        return levels, changes, {name: outcomes[0].drawn[:, k] for k, name in enumerate(named)}
+    def _sentences(
+        self, compared: Mapping[str, Compared], headline: Compared, pair: tuple[str, str], area: str
+    ) -> list[str]:
+        """The headline first: sum and disjoint pairs of each kind of maps."""
+        words = {"network": f"{self.method} maps", "evoked": "evoked maps", "pattern": "activation patterns"}
+        told = []
+        for own in (headline, *(other for other in compared.values() if other is not headline)):
+            for name in ("zncc_sum", "disjoint"):
+                if name in own.changes:
+                    comma = "" if name == "zncc_sum" else ","
+                    what = f"{WORDS[name]}{comma} of {words[own.kind]}{comma}"
+                    null = self.null[own.kind] if name == "zncc_sum" else (0, 0)
+                    told.append(describe_change(own.changes[name], what, pair, area, self.num_animals, *null))
+        return told
 
-    def _pattern_change(
-        self, by_day: list[list[Entry]], cells: Sequence[Sequence[str]], scope: str
-    ) -> tuple[list[np.ndarray], dict[str, Change]]:
-        """The same for the networks' activation patterns."""
-        named = statistic_weights(cells)
-        weights = np.stack(list(named.values()))
-        labels = by_day[0][0].labels()
-        trials = [[entry.answers for entry in own] for own in by_day]
-        levels = [np.stack([level_of(t, labels, weights) for t in own]) for own in trials]
-        outcomes = [
-            permute_pattern_trials(a, b, labels, weights, self.draws, self.seed + i)
-            for i, (a, b) in enumerate(zip(*trials, strict=False))
-        ]
-        drawn = bootstrap_pattern_change(
-            trials[0], trials[1], labels, weights, self.bootstrap_draws, self.seed, scope == "joint"
-        )
-        low, high = percentile_interval(drawn)
-        return levels, self._changes(named, levels, outcomes, (low, high), scope)
-
-    def _changes(
-        self,
-        named: dict[str, np.ndarray],
-        levels: list[np.ndarray],
-        outcomes: list[Permutation],
-        ends: tuple[np.ndarray, np.ndarray],
-        scope: str,
-    ) -> dict[str, Change]:
-        return {
-            name: Change(
-                reference=levels[0][:, k],
-                day=levels[1][:, k],
-                p_trial=np.array([outcome.p[k] for outcome in outcomes]),
-                p_seed=permute_seeds(levels[0][:, k], levels[1][:, k]),
-                interval=(float(ends[0][k]), float(ends[1][k])),
-                scope=scope,
+    def _figures(
+        self, compared: Mapping[str, Compared], headline: Compared, names: Sequence[str], pair: tuple[str, str],
+        source: Any, mask: np.ndarray,
+    ) -> dict[str, Figure]:  # fmt: skip
+        """Matrices and change of every kind, the headline's first and in its order; maps over the mean image."""
+        figures: dict[str, Figure] = {}
+        shown = order_rows(headline.matrices()[0], headline.names, self.order)
+        listed = [headline.names[i] for i in shown]
+        listed = list(names) if self.order == "cell" else [*listed, *(name for name in names if name not in listed)]
+        for own in (headline, *(other for other in compared.values() if other is not headline)):
+            ending = "" if own is headline else f"_{own.kind}"
+            wanted = [name for name in listed if name in names and (own.kind == "network" or name != "none")]
+            matrices = [_spread(matrix, own.names, wanted) for matrix in own.matrices()]
+            figures[f"matrices{ending}"] = draw.day_matrices(matrices, wanted, pair, TITLES[own.kind])
+            figures[f"change{ending}"] = draw.change(
+                own.changes, own.drawn, own.levels, pair, own.seeds, TITLES[own.kind]
             )
-            for k, name in enumerate(named)
-        }
+        if getattr(source, "mean_image", None) is not None:
+            figures["maps"] = draw.day_maps(compared, pair, source, mask)
+        return figures
 
-    def _told(self, prefix: str, changes: dict[str, Change]) -> dict[str, float]:
+    def _cell_figures(
+        self, scores: dict[str, list[np.ndarray]], names: list[str], headline: Compared, pair: tuple[str, str],
+        source: Any,
+    ) -> dict[str, Figure]:  # fmt: skip
+        figures = {"cells": draw.cell_scores(scores, names, pair)}
+        if source.cells.positions_px is not None and set(names) <= set(source.cells.names):
+            figures["clusters"] = draw.clusters(scores["direct"], names, source, pair)
+        made = f" Made from {TITLES[headline.kind]}."
+        return {name: replace(figure, caption=figure.caption + made) for name, figure in figures.items()}
+
+    def _told(self, prefix: str, changes: dict[str, Change], null_effects: int, null_worlds: int) -> dict[str, float]:
         """The summary's numbers: of the sum and the declared statistics, the latter also with Holm's correction."""
         told: dict[str, float] = {}
         declared = holm({name: changes[name].p for name in DECLARED if name in changes})
@@ -306,75 +260,28 @@ class MapDays:
                 f"{prefix}/{name}_p_trial": float(np.median(change.p_trial)),
                 f"{prefix}/{name}_p_seed": change.p_seed,
                 f"{prefix}/{name}_p": change.p,
-                f"{prefix}/{name}_effect": float(find_effect(change, self.null_effects, self.null_worlds)[0]),
+                f"{prefix}/{name}_effect": float(find_effect(change, null_effects, null_worlds)[0]),
                 f"{prefix}/{name}_networks_p05": float(np.count_nonzero(change.p_trial < 0.05)),
                 f"{prefix}/{name}_networks_rose": float(np.count_nonzero(_paired_difference(change) > 0)),
+                f"{prefix}/{name}_networks_rose_p05": float(
+                    np.count_nonzero((change.p_trial < 0.05) & (_paired_difference(change) > 0))
+                ),
             }
             if name in declared:
                 told[f"{prefix}/{name}_p_holm"] = declared[name]
         told[f"{prefix}/networks"] = float(len(next(iter(changes.values())).p_trial))
         return told
 
-    def _fixed_sizes(self, rows: list[list[TrialRows]], cells: Sequence[Sequence[str]]) -> dict[str, float]:
+    def _fixed_sizes(self, rows: list[list[TrialRows]], network: Compared) -> dict[str, float]:
         """Change with as many trials per pattern on both days."""
-        named = statistic_weights(cells)
+        named = statistic_weights(network.cells)
         weights = np.stack(list(named.values()))
         differences = []
         for a, b in zip(*rows, strict=False):
-            before, after = match_counts(a, b, weights, self.match_repeats, self.seed)
+            before, after = match_counts(a, b, weights, self.match_repeats, self.resampling.seed)
             differences.append(after - before)
         matched = dict(zip(named, np.mean(differences, axis=0), strict=True))
         return {f"days/{name}_change_matched": float(matched[name]) for name in TOLD if name in matched}
-
-    def _truth(
-        self, source: Any, pair: tuple[str, str], entry: Entry, rows: list[list[TrialRows]],
-        cells: Sequence[Sequence[str]],
-    ) -> dict[str, float]:  # fmt: skip
-        """Simulated data: how much the true statistics change, and how well each day's matrix agrees with its truth."""
-        if not set(pair) <= set(source.truths):
-            return {}
-        size, all_names = entry.mask.shape, [pattern.name for pattern in source.patterns]
-        chosen = [all_names.index(name) for name in entry.names]
-        images = [pool_images(source.truths[day].evoked[chosen], size)[:, entry.mask] for day in pair]
-        shown = [i for i, own in enumerate(cells) if own]  # "none" is black in truth
-        named = statistic_weights([cells[i] for i in shown])
-        weights = np.stack(list(named.values()))
-        before, after = (statistics(image[None, shown], weights)[0] for image in images)
-        told: dict[str, float] = {}
-        for k, name in enumerate(named):
-            if name in TOLD:
-                told[f"days_truth/{name}_reference"] = float(before[k])
-                told[f"days_truth/{name}_day"] = float(after[k])
-                told[f"days_truth/{name}_change"] = float(after[k] - before[k])
-        for label, own, image in zip(("reference", "day"), rows, images, strict=True):
-            true = zncc_matrix(image)
-            agreement = [compare_matrices(zncc_matrix(r.maps()), true, cells) for r in own]
-            for key in agreement[0]:
-                told[f"days/{key}_{label}"] = float(np.mean([found[key] for found in agreement]))
-        return told
-
-    def _beyond_targets(
-        self, rows: list[list[TrialRows]], cells: Sequence[Sequence[str]], source: Any, entry: Entry
-    ) -> dict[str, float]:
-        """Mean ZNCC of disjoint pairs over positions away from either pattern's targets, on both days."""
-        positions, radius = source.cells.positions_px, source.cells.radius_px
-        if positions is None or "disjoint" not in statistic_weights(cells):
-            return {}
-        scale = np.array(entry.mask.shape) / np.array(source.mask.shape)
-        reach = max(1.0, 1.5 * float(np.mean(radius)) * scale.mean() if radius is not None else 1.0)
-        places = (positions + 0.5) * scale - 0.5
-        hidden = disc_maps(cells, source.cells.names, places, reach, entry.mask.shape)[:, entry.mask]
-        disjoint = statistic_weights(cells)["disjoint"]
-        told: dict[str, float] = {}
-        for label, own in zip(("reference", "day"), rows, strict=True):
-            values = [zncc_outside(r.maps(), hidden)[0] for r in own]
-            told[f"days/disjoint_beyond_targets_{label}"] = float(
-                np.mean([np.nanmean(np.where(disjoint > 0, z, np.nan)) for z in values])
-            )
-        told["days/disjoint_beyond_targets_change"] = (
-            told["days/disjoint_beyond_targets_day"] - told["days/disjoint_beyond_targets_reference"]
-        )
-        return told
 
     def _warnings(self, changes: dict[str, Change], scope: str, scalars: dict[str, float]) -> list[str]:
         notes = []
@@ -391,7 +298,7 @@ class MapDays:
                     f"{fewest} network(s) per day: the p over networks cannot fall below 0.05, so no effect can be "
                     "called; train 4 or more (dataset.network_seeds)"
                 )
-        if self.null_worlds == 0:
+        if not any(worlds for _, worlds in self.null.values()):
             notes.append("how often a world without an effect gives one is not given (null_effects, null_worlds)")
         matched = scalars["days/zncc_sum_change_matched"]
         if np.sign(matched) != np.sign(change.size):
@@ -447,31 +354,62 @@ def _paired_difference(change: Change) -> np.ndarray:
     return change.day[:n] - change.reference[:n]
 
 
+def _cell_scores(own: Compared, cells: list[str]) -> dict[str, list[np.ndarray]]:
+    """Direct and profile scores (C, C) of both days, mean over networks."""
+    matrices = [[zncc_matrix(image) for image in day] for day in own.images]
+    return {
+        name: [np.mean([make(matrix, own.cells, cells) for matrix in day], axis=0) for day in matrices]
+        for name, make in (("direct", direct_scores), ("profile", profile_scores))
+    }
+
+
+def _spread(matrix: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """A matrix with its rows in the wanted order; NaN for those it has not."""
+    at = [names.index(name) if name in names else -1 for name in wanted]
+    padded = np.pad(matrix, (0, 1), constant_values=np.nan)
+    return padded[np.ix_(at, at)]
+
+
+def _saved(
+    compared: Mapping[str, Compared], scores: Mapping[str, dict[str, list[np.ndarray]]]
+) -> dict[str, np.ndarray]:
+    """Matrices and scores of cells of every kind, by day."""
+    saved: dict[str, np.ndarray] = {}
+    for kind, own in compared.items():
+        ending = "" if kind == "network" else f"_{kind}"
+        for label, matrix in zip(("reference", "day"), own.matrices(), strict=True):
+            saved[f"matrix_{label}{ending}"] = matrix
+        for name, both in scores[kind].items():
+            saved |= {f"{name}_{label}{ending}": m for label, m in zip(("reference", "day"), both, strict=True)}
+    return saved
+
+
 def _mean(scores: np.ndarray) -> float:
     upper = scores[np.triu_indices(len(scores), 1)]
     return float(np.nanmean(upper)) if np.isfinite(upper).any() else float("nan")
 
 
-def _level_rows(
-    sizes: dict[str, tuple[list[list[Entry]], list[np.ndarray]]], pair: tuple[str, str]
-) -> list[dict[str, Any]]:
-    """One row per method, day and network."""
+def _level_rows(compared: Mapping[str, Compared], pair: tuple[str, str]) -> list[dict[str, Any]]:
+    """One row per kind of maps, day and network."""
     rows = []
-    for method, (entries, levels) in sizes.items():
-        cells = [tuple(text.split("+")) if text else () for text in entries[0][0].cells]
-        names = list(statistic_weights(cells if method == "days" else cells[:-1]))
-        for day, own, values in zip(pair, entries, levels, strict=True):
-            for entry, value in zip(own, values, strict=True):
+    for own in compared.values():
+        names = list(own.changes)
+        for day, seeds, values in zip(pair, own.seeds, own.levels, strict=True):
+            for seed, value in zip(seeds, values, strict=True):
                 found = dict(zip(names, value.tolist(), strict=True))
                 known = {name: found.get(name, float("nan")) for name in STATISTICS}
-                rows.append({"maps": KINDS[method], "day": day, "seed": entry.seed} | known)
+                rows.append({"maps": _word(own.kind), "day": day, "seed": seed} | known)
     return rows
 
 
-def _change_rows(by_method: dict[str, dict[str, Change]]) -> list[dict[str, Any]]:
+def _word(kind: str) -> str:
+    return "activation pattern" if kind == "pattern" else kind
+
+
+def _change_rows(compared: Mapping[str, Compared]) -> list[dict[str, Any]]:
     return [
         {
-            "maps": maps,
+            "maps": _word(own.kind),
             "statistic": name,
             "reference": float(change.reference.mean()),
             "day": float(change.day.mean()),
@@ -484,6 +422,6 @@ def _change_rows(by_method: dict[str, dict[str, Change]]) -> list[dict[str, Any]
             "p": change.p,
             "declared": name in DECLARED,
         }
-        for maps, found in by_method.items()
-        for name, change in found.items()
+        for own in compared.values()
+        for name, change in own.changes.items()
     ]

@@ -25,12 +25,13 @@ from nissl.evaluators import gradcam as cam
 from nissl.evaluators import map_activation as activation
 from nissl.evaluators import map_baselines as baseline
 from nissl.evaluators import map_method_figures as draw
+from nissl.evaluators.map_cells import module_auroc
 from nissl.evaluators.map_entries import networks_of
 from nissl.evaluators.map_saliency import Saliency, centre, explain, parse_saliency
 from nissl.evaluators.pattern_distance import disc_maps, disjoint_pairs, partial_mantel, target_distances
 from nissl.evaluators.pattern_maps import pool_images, pool_mask
 from nissl.evaluators.result import Result
-from nissl.evaluators.zncc import compare_matrices, single_pairs, summarise_matrix, zncc_matrix
+from nissl.evaluators.zncc import compare_matrices, summarise_matrix, zncc_matrix
 
 TRUTH = ("truth_r_all", "truth_r_disjoint", "truth_r_singles", "truth_auroc_module", "truth_r_given_distance")
 ACTIVITY = ("activation_pattern", "reconstruction", "confidence_evoked")
@@ -290,7 +291,7 @@ def score_matrix(
     if truth is None:
         return scores
     scores |= compare_matrices(matrix, truth, cells)
-    scores["truth_auroc_module"] = _module_auroc(matrix, cells, view)
+    scores["truth_auroc_module"] = module_auroc(matrix, cells, view)
     scores["truth_r_given_distance"], scores["truth_p_given_distance"] = float("nan"), float("nan")
     defined = disjoint_pairs(cells) & ~np.isnan(matrix)
     varied = defined.sum() > 6 and np.ptp(matrix[defined]) > 0
@@ -366,15 +367,6 @@ def _influence(seen: Seen, view: Any) -> dict[str, float]:
         float(roc_auc_score(same, similar[upper])) if same.any() and not same.all() else float("nan")
     )
     return told
-
-
-def _module_auroc(matrix: np.ndarray, cells: Sequence[Sequence[str]], view: Any) -> float:
-    module = dict(zip(view.cells.names, view.truth.module, strict=True))
-    chosen = np.argwhere(single_pairs(cells) & ~np.isnan(matrix))
-    same = np.array([module[cells[i][0]] == module[cells[j][0]] for i, j in chosen], dtype=bool)
-    if not len(same) or same.all() or not same.any():
-        return float("nan")
-    return float(roc_auc_score(same, [matrix[i, j] for i, j in chosen]))
 
 
 def _split_head(head: nn.Module) -> tuple[nn.Module, nn.Module]:
