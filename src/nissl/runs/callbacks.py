@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import time
@@ -36,6 +37,7 @@ class LocalRecord(Logger):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / "metrics.jsonl"
+        self._is_whole = False
 
     @property
     def name(self) -> str:
@@ -54,18 +56,20 @@ class LocalRecord(Logger):
             "step": int(step or 0),
             "epoch": int(metrics.get("epoch", 0)),
             "time": time.time(),
-            **{key: value if np.isfinite(value) else None for key, value in values.items()},
+            **{key: value if math.isfinite(value) else None for key, value in values.items()},
         }
         try:
-            with self.path.open("ab") as file:
-                # A line cut short by a kill or a full disk must not swallow the one after it.
-                start = b"" if self._is_whole() else b"\n"
+            # A line cut short by a kill or a full disk must not swallow the one after it.
+            start = b"" if self._is_whole or self._ends_whole() else b"\n"
+            self._is_whole = False
+            with open(self.path, "ab") as file:
                 file.write(start + json.dumps(row).encode() + b"\n")
+            self._is_whole = True
         except OSError as error:
             advice = f"{error.strerror}; free space and repeat with resume=auto"
             raise OSError(error.errno, advice, str(self.path)) from None
 
-    def _is_whole(self) -> bool:
+    def _ends_whole(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:
             return True
         with self.path.open("rb") as file:

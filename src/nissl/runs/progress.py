@@ -152,16 +152,14 @@ class Speed(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
-        if self._since is None or (batch_idx + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        # Among the metrics of the step, so that a dashboard is called once and not twice.
+        if self._since is None or not trainer._logger_connector.should_update_logs:
             return
         seconds = time.monotonic() - self._since
         loader: Any = trainer.train_dataloader
         samples = self._batches * int(getattr(loader, "batch_size", None) or 1) * trainer.world_size
-        values = {"system/samples_per_second": samples / max(seconds, 1e-9), "system/memory_mb": memory_mb()}
-        for sink in trainer.loggers:
-            sink.log_metrics(
-                {**values, "epoch": trainer.current_epoch}, trainer.fit_loop.epoch_loop._batches_that_stepped
-            )
+        pl_module.log("system/samples_per_second", samples / max(seconds, 1e-9), batch_size=1)
+        pl_module.log("system/memory_mb", memory_mb(), batch_size=1)
         self._since, self._batches = time.monotonic(), 0
 
 
