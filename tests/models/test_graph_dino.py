@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
-from nissl.models.graph_dino import GraphDINO, import_weights, our_name, to_dense
+from nissl.models.graph_dino import GraphDINO, import_weights, our_name, to_dense, wave_features
 from nissl.tasks.distillation import dino_loss, teacher_probabilities
 
 WEIGHTS = Path(os.environ.get("NISSL_DATA", "data")) / "weights" / "graph_dino_allen"
@@ -49,8 +49,9 @@ def test_a_batch_gives_one_row_per_graph() -> None:
     assert model(batch).shape == (3, 10) and model.embed(batch).shape == (3, 16)
 
 
-def test_padding_changes_nothing() -> None:
-    model, graphs = small_model(), [tree(12, 0), tree(30, 1), tree(21, 2)]
+@pytest.mark.parametrize("changes", [{}, {"readout": "cls_and_mean", "num_waves": 2}])
+def test_padding_changes_nothing(changes: dict[str, object]) -> None:
+    model, graphs = small_model(**changes), [tree(12, 0), tree(30, 1), tree(21, 2)]
     together = model.embed(Batch.from_data_list(graphs))
     alone = torch.cat([model.embed(Batch.from_data_list([g])) for g in graphs])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
@@ -110,6 +111,23 @@ def test_without_a_hidden_token_there_is_no_parameter_for_it() -> None:
     )
 
 
+def test_waves_are_sines_and_cosines_of_height_and_distance() -> None:
+    pos = torch.tensor([[3.0, 2.0, 4.0]])
+    assert torch.equal(wave_features(pos, 0), pos)
+    features = wave_features(pos, 1)[0]
+    distance = 29**0.5
+    angle = torch.pi / 4 * torch.tensor([2.0, distance])
+    expected = torch.cat([pos[0], torch.tensor([5.0, distance]), angle.sin(), angle.cos()])
+    torch.testing.assert_close(features, expected)
+    turned = wave_features(torch.tensor([[-4.0, 2.0, 3.0]]), 4)[0]
+    torch.testing.assert_close(turned[3:], wave_features(pos, 4)[0, 3:])
+
+
+def test_nodes_are_embedded_by_the_wider_readout_too() -> None:
+    model = small_model(readout="cls_and_mean")
+    assert model.embed_nodes(Batch.from_data_list([tree(12, 0)]), None).shape == (12, 16)
+
+
 def test_bounded_logits_are_cosines() -> None:
     logits = small_model(head="bounded")(Batch.from_data_list([tree(12, s) for s in range(8)])).detach()
     assert float(logits.abs().max()) <= 1.0 + 1e-6
@@ -121,6 +139,8 @@ def test_bounded_logits_are_cosines() -> None:
         ({"head": "free"}, "model.head"),
         ({"positions": "odd"}, "model.positions"),
         ({"signs": "odd"}, "model.signs"),
+        ({"num_waves": -1}, "model.num_waves"),
+        ({"readout": "mean"}, "model.readout"),
         ({"position_scale_um": 0}, "scale"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nissl.tasks.distillation import (
+    contrast,
     dino_loss,
     hidden_node_loss,
     hidden_nodes,
@@ -127,3 +128,15 @@ def test_a_cosine_ramp_is_slow_at_both_ends() -> None:
     values = [ramp(i, 0.9, 1.0, 10, "cosine") for i in range(12)]
     assert values[0] == 0.9 and values[5] == pytest.approx(0.95) and values[10] == values[11] == 1.0
     assert values[1] - values[0] < values[5] - values[4]
+
+
+def test_contrast_is_ln_b_for_equal_embeddings_and_that_of_a_slow_loop_otherwise() -> None:
+    assert float(contrast(torch.ones(4, 3), torch.ones(4, 3), 0.2)) == pytest.approx(math.log(4))
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 3), torch.randn(5, 3)
+    total = 0.0
+    for a, b in ((first, second), (second, first)):
+        for i in range(5):
+            cosines = [float(torch.cosine_similarity(a[i], b[j], dim=0)) / 0.2 for j in range(5)]
+            total += math.log(sum(math.exp(c) for c in cosines)) - cosines[i]
+    assert float(contrast(first, second, 0.2)) == pytest.approx(total / 10, rel=1e-5)

@@ -13,7 +13,7 @@ from nissl.datasets.datamodule import DataModule
 from nissl.datasets.morphology import SimulatedMorphologies
 from nissl.models.graph_dino import GraphDINO
 from nissl.tasks.distillation import ramp
-from nissl.tasks.self_distillation import SelfDistillation, _first_graphs
+from nissl.tasks.self_distillation import PROFILE_COLUMNS, IsometricHead, SelfDistillation, _first_graphs
 
 
 def make_source() -> SimulatedMorphologies:
@@ -206,3 +206,29 @@ def test_local_views_are_for_the_student_alone() -> None:
 def test_a_model_without_prototypes_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear cannot be self-distilled"):
         make_task(model=torch.nn.Linear(2, 2))
+
+
+def test_profiles_and_contrast_are_learnt_beside_the_teacher() -> None:
+    class Losses(pl.Callback):
+        def __init__(self) -> None:
+            self.seen: list[tuple[float, float]] = []
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            metrics = trainer.callback_metrics
+            self.seen.append((float(metrics["train/profile"]), float(metrics["train/contrast"])))
+
+    task, losses = make_task(profile_weight=1.0, contrast_weight=1.0, distillation_weight=0.3), Losses()
+    fit(task, DataModule(make_source(), 15), max_epochs=40, callbacks=[losses])
+    assert losses.seen[-1][0] < 0.9 * losses.seen[0][0] and losses.seen[-1][1] < losses.seen[0][1]
+    optimized = {id(p) for group in task.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in [*task.model.parameters(), *task.profile_head.parameters()]}  # type: ignore[union-attr]
+
+
+def test_the_head_of_profiles_keeps_distances_up_to_its_scale() -> None:
+    torch.manual_seed(0)
+    head, embedding = IsometricHead(8, PROFILE_COLUMNS), torch.randn(5, 8)
+    head.log_scale.data.fill_(0.7)
+    mapped = head(embedding)
+    torch.testing.assert_close(torch.pdist(mapped), torch.e**0.7 * torch.pdist(embedding))
+    with pytest.raises(ValueError, match="at most 59 features, came 60"):
+        IsometricHead(60, PROFILE_COLUMNS)

@@ -39,6 +39,7 @@ READING: dict[str, Any] = {
     "max_gap_um": None,
     "compartments": None,
     "axes": None,
+    "centre_axes": None,
     "upright": None,
     "units": "um",
     "pattern": "*.swc",
@@ -55,7 +56,8 @@ class JointMorphologies(CellSource):
         test_path: folders or archives to embed that were not trained on; None holds out `test_fold` of every source.
         test_reading: how to read them, with the keys of `READING` except `path`.
         min_class_size: a source without its own has this; smaller classes are never judged, see `train_on`.
-        centre_axes, min_nodes, unmatched: as in `Morphologies`, for all sources.
+        centre_axes: as in `Morphologies`, for sources without their own.
+        min_nodes, unmatched: as in `Morphologies`, for all sources.
         train_on, num_folds, val_fold, test_fold, split_seed, group_pattern: see `Division`.
         cache_nodes, embed_nodes: see `CellSource`.
         num_nodes, num_drop_branches, cut_edge, rotation, rotation_axis, mirror, jitter_std_um, shift_std_um,
@@ -192,7 +194,7 @@ def _read(
     preprocessing = Preprocessing(
         rules,
         options["compartments"],
-        centre_axes,
+        centre_axes if options["centre_axes"] is None else options["centre_axes"],
         min_nodes,
         dict(scale) if isinstance(scale, Mapping) else {},
         options["axes"],

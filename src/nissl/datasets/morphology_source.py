@@ -1,10 +1,11 @@
 """Cells with labels as a source: pairs of augmented views (training) or single graphs (evaluation) out.
 
 A batch is a `torch_geometric.data.Batch` of trees: `pos` (nodes, 3) x, y, z um, `edge_index` (2, edges) with each edge
-in both directions, `ptr`, `batch`, per graph `label` and `source`, and in training `pe` (nodes, P). A *training* batch
-of B cells holds 2B graphs: graphs 0 to B - 1 are the first views, B to 2B - 1 the second views of the same cells, in
-order. With `num_views` and `num_local_views` (of `source.views`) there are more: all further whole views in the same
-way, then all local ones, which are connected pieces with fewer nodes.
+in both directions, `ptr`, `batch`, per graph `label` and `source`, and in training `pe` (nodes, P), and `profile` (see
+`tree_profiles`) if a task asked for it (`describe`). A *training* batch of B cells holds 2B graphs: graphs 0 to B - 1
+are the first views, B to 2B - 1 the second views of the same cells, in order. With `num_views` and `num_local_views`
+(of `source.views`) there are more: all further whole views in the same way, then all local ones, which are connected
+pieces with fewer nodes.
 Validation and test batches hold one graph per cell, thinned but not augmented, the same at every visit.
 
 Evaluators ask by the name of a split, or "all" for every labelled cell: `unaugmented`, `cells`, `labels`, `groups`
@@ -30,6 +31,7 @@ from nissl.datasets.cell_graph import CellGraph
 from nissl.datasets.folds import Partition, Protocol, check_no_leak, partitions, split_by_folds
 from nissl.datasets.morphology_cache import DiskCache, Encode, EncodingMemory, edges_of
 from nissl.datasets.morphology_groups import group_cells
+from nissl.datasets.tree_profiles import tree_profiles
 from nissl.datasets.tree_views import CachedTree, ViewSettings, draw_views, subsample
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ class CellSource:
             raise ValueError(f"dataset.cache_nodes={cache_nodes} is below dataset.num_nodes={views.num_nodes}")
         self.files, self.views, self.division = files, views, division
         self.encode: Encode | None = None
+        self.describe = False  # a task that predicts profiles sets it
+        self._profiles: np.ndarray | None = None
         num_own = len(read.cells)
         self._cells = read.cells + (test.cells if test else [])
         names = read.labels + (test.labels if test else [])
@@ -239,6 +243,12 @@ class CellSource:
         parents = [_parents_of(graph) for graph in graphs]
         return [torch.from_numpy(pe) for pe in self._encodings.encodings(parents, encode)]
 
+    def profiles(self) -> np.ndarray:
+        """What each cell is like, (cells, columns), see `tree_profiles`; of the whole cell, no labels used."""
+        if self._profiles is None:
+            self._profiles = tree_profiles([(tree.pos, tree.parent) for tree in self._trees], self._source)
+        return self._profiles
+
     def draw_item(self, row: int, rng: np.random.Generator) -> tuple[Data, ...]:
         """Independent views of one cell, with positional encodings if a task has said how (`encode`)."""
         views = []
@@ -247,6 +257,8 @@ class CellSource:
             if self.encode is not None:
                 encoding = self.encode(graph.edge_index.numpy(), len(graph.pos), rng=rng)
                 graph.pe = torch.from_numpy(encoding)
+            if self.describe:
+                graph.profile = torch.from_numpy(self.profiles()[row : row + 1])
             views.append(graph)
         return tuple(views)
 

@@ -9,7 +9,9 @@ and one linear layer; the projector turns it into prototype logits and is used i
 
 Departures, each a constructor argument: positions are divided by `position_scale_um` (the reference feeds raw um, next
 to which the positional encoding of order N^-1/2 is negligible at first); `positions="smooth"` (see
-`laplacian_positions`); `head="bounded"` for a projector whose logits cannot grow without limit.
+`laplacian_positions`); `head="bounded"` for a projector whose logits cannot grow without limit; `num_waves` for sines
+and cosines of height and distance among the node's features; `readout="cls_and_mean"`, which lets the mean of all nodes
+into the embedding.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ class GraphDINO(nn.Module):
         position_scale_um: positions are divided by this; 1 in the reference.
         num_prototypes: logits K.
         head: the projector.
+        num_waves: 0 has x, y, z as features of a node, as published; above it see `wave_features`.
+        readout: "cls", as published, or "cls_and_mean": also the mean of all nodes after the last block.
         signs: what is done about the arbitrary sign of the encoding's columns, see `laplacian_positions`.
         hidden_token: learn what stands for a hidden node; see `embed_nodes`.
     """
@@ -128,8 +132,14 @@ class GraphDINO(nn.Module):
         head: Literal["reference", "bounded"] = "reference",
         signs: Signs = "flip",
         hidden_token: bool = False,
+        num_waves: int = 0,
+        readout: Literal["cls", "cls_and_mean"] = "cls",
     ) -> None:
         super().__init__()
+        if num_waves < 0:
+            raise ValueError(f"model.num_waves must be 0 or more, came {num_waves}")
+        if readout not in ("cls", "cls_and_mean"):
+            raise ValueError(f"model.readout must be cls or cls_and_mean, came {readout!r}")
         if positions not in KINDS:
             raise ValueError(f"model.positions must be one of {', '.join(KINDS)}, came {positions!r}")
         if signs not in SIGNS:
@@ -140,10 +150,11 @@ class GraphDINO(nn.Module):
             raise ValueError(f"model.position_scale_um must be positive, came {position_scale_um}")
         self.num_positions, self.positions, self.position_scale_um = num_positions, positions, position_scale_um
         self.num_prototypes, self.signs, self.hidden_token = num_prototypes, signs, hidden_token
-        self.tokens = Tokens(dim, num_positions, hidden_token)
+        self.num_waves, self.readout, self.embedding_dim = num_waves, readout, dim
+        self.tokens = Tokens(dim, num_positions, hidden_token, num_waves)
         self.blocks = nn.ModuleList([Block(dim, num_heads, mlp_ratio, use_exp) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
-        self.to_embedding = nn.Linear(dim, dim)
+        self.to_embedding = nn.Linear(dim if readout == "cls" else 2 * dim, dim)
         self.projector: nn.Module = (reference_head if head == "reference" else BoundedHead)(dim, num_prototypes)
         self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
 
@@ -156,7 +167,7 @@ class GraphDINO(nn.Module):
         return self.embed_dense(*self._dense(batch))
 
     def embed_nodes(self, batch: GraphBatch, hidden: Tensor | None) -> Tensor:
-        """Embeddings of the nodes, (nodes, D), by the same last layers as the cell's.
+        """Embeddings of the nodes, (nodes, D), by the same last layers as the cell's, a node standing for the mean too.
 
         Args:
             hidden: (nodes,) bool, nodes whose features are replaced by a learnt token, while their place in the tree
@@ -169,7 +180,8 @@ class GraphDINO(nn.Module):
             hidden_dense = torch.zeros_like(is_node)
             hidden_dense[is_node] = hidden
         tokens = self._transform(pos, adjacency, pe, mask, hidden_dense)
-        return self.to_embedding(self.norm(tokens[:, 1:][is_node]))
+        nodes = self.norm(tokens[:, 1:][is_node])
+        return self.to_embedding(nodes if self.readout == "cls" else torch.cat([nodes, nodes], dim=-1))
 
     def _dense(self, batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if getattr(batch, "pe", None) is None:
@@ -185,7 +197,16 @@ class GraphDINO(nn.Module):
             pe: (B, N, P).
             mask: (B, N), true for nodes, false for padding; None where there is no padding.
         """
-        return self.to_embedding(self.norm(self._transform(pos, adjacency, pe, mask)[:, 0]))
+        tokens = self._transform(pos, adjacency, pe, mask)
+        cls = self.norm(tokens[:, 0])
+        if self.readout == "cls":
+            return self.to_embedding(cls)
+        nodes = tokens[:, 1:]
+        if mask is None:
+            mean = nodes.mean(dim=1)
+        else:
+            mean = (nodes * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return self.to_embedding(torch.cat([cls, self.norm(mean)], dim=-1))
 
     def _transform(
         self, pos: Tensor, adjacency: Tensor, pe: Tensor, mask: Tensor | None, hidden: Tensor | None = None
@@ -230,9 +251,11 @@ class GraphDINO(nn.Module):
 class Tokens(nn.Module):
     """Node and position embeddings with a CLS token in front."""
 
-    def __init__(self, dim: int, num_positions: int, hidden_token: bool) -> None:
+    def __init__(self, dim: int, num_positions: int, hidden_token: bool, num_waves: int = 0) -> None:
         super().__init__()
-        self.from_features = nn.Sequential(nn.Linear(NUM_FEATURES, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+        self.num_waves = num_waves
+        num_features = NUM_FEATURES + (2 + 4 * num_waves if num_waves else 0)
+        self.from_features = nn.Sequential(nn.Linear(num_features, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
         self.from_positions = nn.Linear(num_positions, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.cls_position = nn.Parameter(torch.empty(1, 1, dim))
@@ -248,13 +271,29 @@ class Tokens(nn.Module):
 
     def forward(self, features: Tensor, pe: Tensor, hidden: Tensor | None = None) -> Tensor:
         """(B, N, 3), (B, N, P) and (B, N) bool to (B, N + 1, D)."""
-        nodes = self.from_features(features)
+        nodes = self.from_features(wave_features(features, self.num_waves))
         if hidden is not None:
             assert self.hidden is not None, "the task checks that the model has a token for hidden nodes"
             nodes = torch.where(hidden[..., None], self.hidden, nodes)
         nodes = nodes + self.from_positions(pe)
         cls = (self.cls_token + self.cls_position).expand(len(nodes), -1, -1)
         return torch.cat([cls, nodes], dim=1)
+
+
+def wave_features(pos: Tensor, num_waves: int) -> Tensor:
+    """x, y, z with distances and waves, (..., 3) to (..., 5 + 4 W); unchanged for W = 0.
+
+    Distance from the y axis and from the origin, then sine and cosine of y and of the latter with periods 8, 4, 2, ...
+    (in the unit of `pos`). A network of a few hundred steps does not find fine differences in depth by itself (Tancik
+    et al. 2020, https://arxiv.org/abs/2006.10739).
+    """
+    if num_waves == 0:
+        return pos
+    distance = pos.norm(dim=-1, keepdim=True)
+    from_axis = pos[..., ::2].norm(dim=-1, keepdim=True)
+    frequency = torch.pi / 4.0 * 2.0 ** torch.arange(num_waves, dtype=pos.dtype, device=pos.device)
+    phases = torch.cat([pos[..., 1:2] * frequency, distance * frequency], dim=-1)  # (..., 2 W)
+    return torch.cat([pos, from_axis, distance, phases.sin(), phases.cos()], dim=-1)
 
 
 def to_dense(batch: GraphBatch, pe: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -101,6 +101,19 @@ def koleo(embeddings: Tensor) -> Tensor:
     return -torch.log((unit - unit[nearest]).norm(dim=-1) + 1e-8).mean()
 
 
+def contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding a cell's other view among those of the batch, nats; embeddings (B, D) of two views.
+
+    By the cosine of the embeddings, in both directions; ln B for embeddings that are all equal. Source: NT-Xent
+    without the negatives of the same view (Chen et al. 2020, https://arxiv.org/abs/2002.05709; as in CLIP).
+    """
+    normalise = torch.nn.functional.normalize
+    logits = normalise(first, dim=-1) @ normalise(second, dim=-1).T / temperature
+    own = torch.arange(len(logits), device=logits.device)
+    cross_entropy = torch.nn.functional.cross_entropy
+    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
 def next_centre(centre: Tensor, batch_mean: Tensor, momentum: float) -> Tensor:
     """Running mean of the teacher's logits, (K,)."""
     return momentum * centre + (1.0 - momentum) * batch_mean

@@ -32,6 +32,7 @@ from nissl.tasks.collapse import (
     mean_cosine,
 )
 from nissl.tasks.distillation import (
+    contrast,
     dino_loss,
     hidden_node_loss,
     hidden_nodes,
@@ -46,6 +47,7 @@ from nissl.tasks.distillation import (
 
 log = logging.getLogger(__name__)
 
+PROFILE_COLUMNS = 59  # of a cell's profile, see datasets/tree_profiles
 SETTLING_WARMUPS = 4  # warm-ups after which collapse is warned of: a fresh bounded head is near uniform
 
 
@@ -66,6 +68,11 @@ class SelfDistillation(pl.LightningModule):
         centre_momentum: how slowly the centre moves.
         koleo_weight: weight of the spread of the embeddings in the loss, see `koleo`; 0 in the reference.
         hidden_weight: weight of `hidden_node_loss` in the loss; 0 in the reference. Needs model.hidden_token=true.
+        distillation_weight: weight of the published loss; `train/loss` is without it.
+        contrast_weight: weight of `contrast` between the embeddings of the first two views; 0 in the reference.
+        contrast_temp: its temperature.
+        profile_weight: weight of the squared error of the cell's profile as told from a view, see `IsometricHead`; 0 in
+            the reference. Needs a source that describes its cells (`source.describe`).
         hidden_share: nodes hidden from the student where that weight is not 0.
         warmup_steps, halve_every: see `learning_rate_factor`.
         monitor_window: teacher outputs averaged before the collapse monitors are logged; the marginal entropy cannot
@@ -78,6 +85,8 @@ class SelfDistillation(pl.LightningModule):
         "train/epoch_loss": "min",
         "train/hidden": None,
         "train/koleo": None,
+        "train/contrast": "min",
+        "train/profile": "min",
         "train/grad_norm": None,
         "train/learning_rate": None,
         "collapse/teacher_entropy": None,
@@ -118,11 +127,20 @@ class SelfDistillation(pl.LightningModule):
         warmup_steps: int,
         halve_every: int,
         monitor_window: int,
+        distillation_weight: float = 1.0,
+        contrast_weight: float = 0.0,
+        contrast_temp: float = 0.2,
+        profile_weight: float = 0.0,
     ) -> None:
         super().__init__()
         first_temp = teacher_temp if teacher_temp_start is None else teacher_temp_start
         last_momentum = teacher_momentum if teacher_momentum_end is None else teacher_momentum_end
-        temperatures = {"student_temp": student_temp, "teacher_temp": teacher_temp, "teacher_temp_start": first_temp}
+        temperatures = {
+            "student_temp": student_temp,
+            "teacher_temp": teacher_temp,
+            "teacher_temp_start": first_temp,
+            "contrast_temp": contrast_temp,
+        }
         for name, value in temperatures.items():
             if not value > 0:
                 raise ValueError(f"task.{name} must be positive, came {value}")
@@ -137,15 +155,25 @@ class SelfDistillation(pl.LightningModule):
                 raise ValueError(f"task.{name} must be between 0 and 1, came {value}")
         if centring not in ("ema", "sinkhorn", "none"):
             raise ValueError(f"task.centring must be ema, sinkhorn or none, came {centring!r}")
-        if koleo_weight < 0:
-            raise ValueError(f"task.koleo_weight must be 0 or more, came {koleo_weight}")
-        if hidden_weight < 0:
-            raise ValueError(f"task.hidden_weight must be 0 or more, came {hidden_weight}")
+        weights = {
+            "koleo_weight": koleo_weight,
+            "hidden_weight": hidden_weight,
+            "distillation_weight": distillation_weight,
+            "contrast_weight": contrast_weight,
+            "profile_weight": profile_weight,
+        }
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f"task.{name} must be 0 or more, came {value}")
         if hidden_weight > 0 and not getattr(model, "hidden_token", False):
             raise ValueError("task.hidden_weight needs a model that knows hidden nodes: model.hidden_token=true")
         self.centring, self.koleo_weight = centring, koleo_weight
+        self.distillation_weight = distillation_weight
+        self.contrast_weight, self.contrast_temp = contrast_weight, contrast_temp
         self.hidden_weight, self.hidden_share = hidden_weight, hidden_share
         self.model = model
+        self.profile_weight = profile_weight
+        self.profile_head = IsometricHead(embedding_dim(model), PROFILE_COLUMNS) if profile_weight > 0 else None
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.make_optimizer = optimizer
         self.student_temp, self.teacher_temp, self.first_temp = student_temp, teacher_temp, first_temp
@@ -173,6 +201,10 @@ class SelfDistillation(pl.LightningModule):
         position_encoder: Any = getattr(self.model, "position_encoder", None)
         if stage == "fit" and hasattr(source, "encode") and position_encoder is not None:
             source.encode = position_encoder()
+        if stage == "fit" and self.profile_head is not None:
+            if not hasattr(source, "describe"):
+                raise ValueError(f"task.profile_weight needs cells with profiles, and {type(source).__name__} has none")
+            source.describe = True
         views: Any = getattr(source, "views", None)
         self.num_whole_views = getattr(views, "num_views", 2)
         self.num_views = self.num_whole_views + getattr(views, "num_local_views", 0)
@@ -192,8 +224,17 @@ class SelfDistillation(pl.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=cells)
         self.log("train/epoch_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=cells)
         self.log("train/kl", loss.detach() - entropy(target).mean(), batch_size=cells)
+        loss = self.distillation_weight * loss
+        first, second = embedding[:cells], embedding[cells : 2 * cells]
+        if self.contrast_weight > 0:
+            between = contrast(first, second, self.contrast_temp)
+            self.log("train/contrast", between.detach(), prog_bar=True, batch_size=cells)
+            loss = loss + self.contrast_weight * between
+        if self.profile_head is not None:
+            error = (self.profile_head(embedding) - batch.profile).square().sum(dim=-1).mean()
+            self.log("train/profile", error.detach(), prog_bar=True, batch_size=cells)
+            loss = loss + self.profile_weight * error
         if self.koleo_weight > 0:
-            first, second = embedding[:cells], embedding[cells : 2 * cells]
             spread = (koleo(first) + koleo(second)) / 2
             self.log("train/koleo", spread.detach(), batch_size=cells)
             loss = loss + self.koleo_weight * spread
@@ -235,7 +276,8 @@ class SelfDistillation(pl.LightningModule):
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.model.parameters())
+        of_head = [] if self.profile_head is None else list(self.profile_head.parameters())
+        optimizer = self.make_optimizer([*self.model.parameters(), *of_head])
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.halve_every)
         )
@@ -327,6 +369,34 @@ def _first_graphs(batch: Any, count: int) -> Any:
     if getattr(batch, "pe", None) is not None:
         whole.pe = batch.pe[:nodes]
     return whole
+
+
+class IsometricHead(nn.Module):
+    """A linear map from embeddings (n, D) to profiles (n, T) that keeps distances up to one factor.
+
+    So that the profile's geometry becomes the embedding's: what tells cells apart there tells them apart here, where
+    nearest neighbours are looked for. Its columns are orthonormal (QR of a free matrix).
+    """
+
+    def __init__(self, dim: int, num_columns: int) -> None:
+        super().__init__()
+        if dim > num_columns:
+            raise ValueError(f"task.profile_weight allows embeddings of at most {num_columns} features, came {dim}")
+        self.free = nn.Parameter(torch.randn(num_columns, dim))
+        self.centre = nn.Parameter(torch.zeros(dim))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        columns, _ = torch.linalg.qr(self.free)
+        return self.log_scale.exp() * (embedding - self.centre) @ columns.T
+
+
+def embedding_dim(model: nn.Module) -> int:
+    """Features of a model's embedding: its attribute `embedding_dim`."""
+    size = getattr(model, "embedding_dim", None)
+    if not isinstance(size, int):
+        raise ValueError(f"{type(model).__name__} cannot learn profiles: it has no attribute embedding_dim")
+    return size
 
 
 def num_outputs(model: nn.Module) -> int:
