@@ -47,7 +47,7 @@ ROOMS = {
     "datasets/catalogue": room("nissl.datasets.catalogue", top=set()),
     "datasets/catalogue_check": room("nissl.datasets.catalogue", top=set(), inside={"h5py", "numpy"}),
     "datasets/datamodule": room(top={"torch", "pytorch_lightning", "numpy"}),
-    "flood_fill": room("nissl.volumes", top={"torch", *ARRAYS}, inside={"daisy", "openvino"}),
+    "flood_fill": room("nissl.volumes", top={"torch", *ARRAYS}, inside={"daisy", "openvino", "nncf"}),
     "watershed": room(
         "nissl.volumes",
         "nissl.flood_fill.segmenter",

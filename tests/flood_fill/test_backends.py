@@ -1,10 +1,17 @@
 import importlib.util
+import logging
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from flood_fill.test_segmenter import segmenter
 
+import nissl.flood_fill.segmenter
 from nissl.flood_fill.backends import running
+from nissl.flood_fill.quantisation import differences, quantised_network
 from nissl.models.ffn import FFN
+from nissl.volumes.annotated import AnnotatedVolume
 
 FOV = (9, 7, 5)
 
@@ -56,3 +63,56 @@ def test_without_openvino_the_message_says_what_to_do(network, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs OpenVINO: pip install nissl\[openvino\]"):
         answers(network, "openvino", "float32", 1)
+
+
+def patches(count):
+    return [tuple(view[i : i + 1].numpy() for view in views(count)) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Enough channels for 8-bit kernels."""
+    torch.manual_seed(0)
+    made = FFN((9, 9, 9), (2, 2, 2), 2, 8, 0.95, 0.05, 0.9, None, "he").eval()
+    torch.nn.init.uniform_(made.head.weight, 0.0, 0.2)  # it grows, and its logits stay small
+    return made
+
+
+def test_int8_is_calibrated_on_fields_of_view_that_float32_saw_and_stays_near_it(wide, caplog):
+    pytest.importorskip("nncf", reason="the extra int8 is not installed")
+    raw = np.random.default_rng(0).integers(0, 255, (16, 16, 16)).astype(np.uint8)
+    volume = AnnotatedVolume("noise", raw, (10.0, 10.0, 10.0), None, None, (1, 1, 1), 128.0, 60.0)
+    made = segmenter(backend="openvino", precision="int8", calibration_moves=12, reflect_border=True)
+    nissl.flood_fill.segmenter._quantised.clear()
+    with caplog.at_level(logging.INFO), made.running(wide, [volume]) as call:
+        image, seed = (torch.randn(1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+        found = call(image, seed)
+        with running(wide, "eager", "float32", (9, 9, 9)) as exact, torch.no_grad():
+            expected = exact(image, seed)
+        apart = differences(call, exact, [(image.numpy(), seed.numpy())])
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert (found - expected).square().mean().sqrt() < 0.1 * (expected - seed).std()
+    assert apart["rms_logit"] == pytest.approx(float((found - expected).square().mean().sqrt()), rel=1e-3)
+    assert "int8 against float32 on 4 patches" in caplog.text
+    with made.running(wide, [volume]) as again:
+        assert again is call  # one network for all stages of a volume
+
+
+def test_int8_says_what_it_needs(wide, monkeypatch):
+    with pytest.raises(ValueError, match="precision=int8 needs backend=openvino"):
+        segmenter(precision="int8")
+    with pytest.raises(ValueError, match="at least 3 moves; it made 2"):
+        quantised_network(wide, (9, 9, 9), patches(2))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs openvino and nncf: pip install nissl\[int8\]"):
+        quantised_network(wide, (9, 9, 9), patches(3))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is none here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules, which compiling imports
+def test_a_compiled_network_answers_as_torch_does(network):
+    try:
+        found = answers(network, "compiled", "float32", 2)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        pytest.skip(f"torch.compile does not work here: {error}")
+    assert torch.allclose(found, answers(network, "eager", "float32", 2), atol=1e-5)

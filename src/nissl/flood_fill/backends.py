@@ -1,8 +1,9 @@
 """Ways to run a network on this machine, all behind one callable: (image, seed logits) -> seed logits.
 
 `eager` is torch as it is and the reference for the others. `compiled` lets torch fuse what lies between convolutions.
-`openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`). Answers differ in the
-last digits, so a flooding is repeated bit by bit only by the same backend and precision.
+`openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`), also in 8-bit integers
+(`nissl.flood_fill.quantisation`). Answers differ in the last digits, so a flooding is repeated bit by bit only by the
+same backend and precision.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 Network = Callable[[Tensor, Tensor], Tensor]
 
 BACKENDS = ("eager", "compiled", "openvino")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def running(network: nn.Module, backend: str, precision: str, fov_zyx: Sequence[
         network: in eval mode, on its device.
         backend: one of BACKENDS.
         precision: "float32" or "bfloat16", of convolutions; what is returned is float32 (a seed added to an answer).
+            "int8" needs patches to be calibrated on, see `nissl.flood_fill.quantisation`.
         fov_zyx: the one shape of its inputs, behind batch and channel.
     """
     if backend == "openvino":
@@ -49,9 +51,13 @@ def openvino_network(network: nn.Module, precision: str, fov_zyx: Sequence[int])
     """`network` compiled by OpenVINO for this processor; as many threads as torch would use."""
     if importlib.util.find_spec("openvino") is None:
         raise ValueError("backend=openvino needs OpenVINO: pip install nissl[openvino], or take backend=eager")
+    return compiled_model(openvino_model(network, fov_zyx), precision)
+
+
+def compiled_model(model: Any, precision: str) -> Network:
+    """An OpenVINO graph as a callable; int8 layers stay what they are, the others run in `precision`."""
     import openvino
 
-    model = openvino_model(network, fov_zyx)
     hints: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

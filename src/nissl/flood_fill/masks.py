@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from nissl.volumes.irregularities import known_everywhere, missing_sections, shift_field
+
 
 def blocked_by_shift(
     shift_yx: np.ndarray,
@@ -60,3 +62,28 @@ def downsampled(mask: np.ndarray, scale_zyx: Sequence[int]) -> np.ndarray:
 
     z, y, x = scale_zyx
     return np.asarray(block_view(mask, (z, y, x)).any(axis=-1))
+
+
+class ShiftMask:
+    """Finds jumps between sections in the image itself, and what lies too near to them for a field of view.
+
+    Args:
+        patch, step, max_shift: see `nissl.volumes.irregularities.shift_field`; voxels of the network's resolution.
+        threshold: a displacement of this much is a jump, voxels.
+        reach_zyx: half the box around a position that must be free of jumps; None: half the field of view.
+    """
+
+    def __init__(
+        self, patch: int, step: int, max_shift: int, threshold: float, reach_zyx: Sequence[int] | None
+    ) -> None:
+        self.patch, self.step, self.max_shift, self.threshold = patch, step, max_shift, threshold
+        self.reach_zyx = None if reach_zyx is None else tuple(reach_zyx)
+
+    def of(self, image: np.ndarray, fov_zyx: Sequence[int]) -> np.ndarray:
+        """(Z, Y, X) bool of an image, True where no field of view may be centred. A missing section is a jump."""
+        field = known_everywhere(shift_field(image, self.patch, self.step, self.max_shift))
+        missing = missing_sections(image)
+        field[:, missing] = np.inf
+        field[:, 1:][:, missing[:-1]] = np.inf
+        reach = [size // 2 for size in fov_zyx] if self.reach_zyx is None else self.reach_zyx
+        return blocked_by_shift(field, image.shape, self.step, self.threshold, reach)

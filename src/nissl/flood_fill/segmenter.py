@@ -7,10 +7,12 @@ segmentations are also kept in files, and a flooding that was killed goes on fro
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from nissl.flood_fill import checkpoint, executor
 from nissl.flood_fill.backends import BACKENDS, PRECISIONS, running
 from nissl.flood_fill.canvas import Canvas, Masks, Moves, Origin, Thresholds
 from nissl.flood_fill.frontier import ORDERS
-from nissl.flood_fill.masks import downsampled
+from nissl.flood_fill.masks import ShiftMask, downsampled
+from nissl.flood_fill.movement import Triple
+from nissl.flood_fill.quantisation import quantised_network, require_nncf, seen_patches
 from nissl.flood_fill.seeds import Scene, policy_named
 from nissl.flood_fill.segmentation import Segmentation, from_arrays, grown, to_arrays
 from nissl.flood_fill.stage_files import StageFiles, fingerprint
@@ -34,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _finished: OrderedDict[str, list[Segmentation]] = OrderedDict()
 NUM_KEPT = 8  # segmentations remembered in one process
+_quantised: OrderedDict[str, executor.Network] = OrderedDict()
+NUM_QUANTISED = 2  # networks
 
 
 class FloodFill:
@@ -48,17 +54,20 @@ class FloodFill:
         batch_size: moves of different canvases evaluated together.
         max_moves: per volume; null for no limit.
         precision: "float32", or "bfloat16" for the network's convolutions; seeds stay float32. Many times faster on
-            GPUs and on processors with AMX, slower than float32 on others.
+            GPUs and on processors with AMX, slower than float32 on others. "int8" (backend openvino) is calibrated on
+            the volume, see `nissl.flood_fill.quantisation`.
         reflect_border: mirror the image at its faces by half a field of view, so that objects may start and move up to
             the last voxel. Without it, as published, what lies nearer to a face is reached only from further inside.
         backend: what runs the network, see `nissl.flood_fill.backends`.
         move_order, skip_visited, saturated, long_step: see `nissl.flood_fill.canvas.Moves`.
-        movement_mask, seed_mask: HDF5 files, or null; non-zero voxels of the dataset `movement_mask` (`seed_mask`), of
-            the shape of the whole image file, are no place for a move (a seed).
+        movement_mask, seed_mask: HDF5 files, one or several, or null; non-zero voxels of the dataset `movement_mask`
+            (`seed_mask`), of the shape of the whole image file, are no place for a move (a seed).
         grow_nm: finished segments take the unassigned voxels up to this far from them, nearest first: what a network
             leaves blank that was trained with `dataset.patches.label_gap`.
         folder: keeps segmentations and checkpoints; null keeps nothing beyond this process.
         checkpoint_moves: moves between two checkpoints; without `folder` there are none.
+        calibration_moves: of the float32 flooding whose fields of view int8 is calibrated on.
+        shift_mask: finds jumps between sections, which no field of view may cross; null: nobody looks for them.
     """
 
     def __init__(
@@ -78,11 +87,13 @@ class FloodFill:
         skip_visited: float | None = None,
         saturated: float | None = None,
         long_step: float = 1.5,
-        movement_mask: str | None = None,
-        seed_mask: str | None = None,
+        movement_mask: str | Sequence[str] | None = None,
+        seed_mask: str | Sequence[str] | None = None,
         grow_nm: float = 0.0,
         folder: str | None = None,
         checkpoint_moves: int = 500,
+        calibration_moves: int = 120,
+        shift_mask: ShiftMask | None = None,
     ) -> None:
         self.move_threshold, self.segment_threshold = move_threshold, segment_threshold
         self.min_segment_size = min_segment_size
@@ -103,12 +114,24 @@ class FloodFill:
         self.batch_size, self.max_moves = batch_size, max_moves
         self.precision, self.reflect_border, self.backend = precision, reflect_border, backend
         self.moves = Moves(move_order, skip_visited, saturated, long_step)
-        self.movement_mask, self.seed_mask = movement_mask, seed_mask
+        self.mask_files = [
+            [given] if isinstance(given, str) else list(given or []) for given in (movement_mask, seed_mask)
+        ]
+        self.shift_mask = shift_mask
         if grow_nm < 0:
             raise ValueError(f"grow_nm is a distance, came {grow_nm}")
         self.grow_nm = grow_nm
         self.files = None if folder is None else StageFiles(Path(folder))
         self.checkpoint_moves = checkpoint_moves
+        if precision == "int8" and backend != "openvino":
+            raise ValueError(f"precision=int8 needs backend=openvino, came {backend!r}")
+        self.calibration_moves = calibration_moves
+
+    def with_precision(self, precision: str) -> FloodFill:
+        """The same settings in another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
 
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
@@ -150,7 +173,7 @@ class FloodFill:
         limits = [limit for limit in (self.max_moves, max_moves) if limit is not None]
         limit = min(limits) if limits else None
         thresholds = self.thresholds(network)
-        masks = [self.masks(volume) for volume in volumes]
+        masks = [self.masks(volume, triple(network.fov_zyx)) for volume in volumes]  # type: ignore[arg-type]
         key = fingerprint(
             (thresholds, network.fov_zyx, network.deltas_zyx, self.seed_policies, limit, self.moves),
             (self.batch_size, self.precision, self.reflect_border, self.backend, self.grow_nm),
@@ -171,15 +194,14 @@ class FloodFill:
         _finished.move_to_end(remembered)
         return _finished[remembered]
 
-    def masks(self, volume: AnnotatedVolume) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def masks(self, volume: AnnotatedVolume, fov_zyx: Triple) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Masks of moves and of seeds at the network's resolution."""
         found: list[np.ndarray | None] = []
-        for path, name in ((self.movement_mask, "movement_mask"), (self.seed_mask, "seed_mask")):
-            if path is None:
-                found.append(None)
-            else:
-                mask = read_hdf5(path, name, "labels", volume.box) != 0
-                found.append(downsampled(mask, volume.scale_zyx))
+        for paths, name in zip(self.mask_files, ("movement_mask", "seed_mask"), strict=True):
+            parts = [downsampled(read_hdf5(path, name, "labels", volume.box) != 0, volume.scale_zyx) for path in paths]
+            if name == "movement_mask" and self.shift_mask is not None:
+                parts.append(self.shift_mask.of(volume.network_image(), fov_zyx))
+            found.append(np.logical_or.reduce(parts) if parts else None)
         return found[0], found[1]
 
     def _flood(
@@ -208,7 +230,7 @@ class FloodFill:
         ]
         path = None if self.files is None else self.files.path("checkpoint", key)
         save = None if path is None else self._checkpoints(canvases, path, key)
-        with running(network, self.backend, self.precision, triple(network.fov_zyx)) as call:  # type: ignore[arg-type]
+        with self.running(network, volumes) as call:
             seconds = executor.run(canvases, call, self.batch_size, save)
         log.info("CPU-seconds: %s", seconds)
         total = time.process_time() - before
@@ -223,6 +245,33 @@ class FloodFill:
         if path is not None:
             path.unlink(missing_ok=True)
         return segmentations
+
+    @contextmanager
+    def running(self, network: nn.Module, volumes: Sequence[AnnotatedVolume]) -> Iterator[executor.Network]:
+        """The network as this segmenter runs it; int8 is calibrated on the first volume."""
+        fov = triple(network.fov_zyx)  # type: ignore[arg-type]
+        if self.precision != "int8":
+            with running(network, self.backend, self.precision, fov) as call:
+                yield call
+            return
+        key = fingerprint(network.state_dict(), volume_facts(volumes[0]), self.calibration_moves, self.reflect_border)
+        if key not in _quantised:
+            _quantised[key] = self._calibrated(network, volumes[0])
+            while len(_quantised) > NUM_QUANTISED:
+                _quantised.popitem(last=False)
+        yield _quantised[key]
+
+    def _calibrated(self, network: nn.Module, volume: AnnotatedVolume) -> executor.Network:
+        require_nncf()
+        # A flooding of its own, the same for every stage and threshold, so that all of them use one network.
+        plain = self.with_precision("float32")
+        plain.seed_policies, plain.moves = ["peaks"], Moves()
+        trained = [float(getattr(network, name)) for name in ("init_activation", "pad_value", "move_threshold")]
+        thresholds = Thresholds(trained[0], trained[1], trained[2], 0.6, 0, (1, 1, 1), 0.0)
+        canvas = plain._canvas(network, volume, thresholds, self.calibration_moves, (None, None), None, None)
+        with plain.running(network, [volume]) as call:
+            patches = seen_patches([canvas], call, every=1)
+        return quantised_network(network, triple(network.fov_zyx), patches)  # type: ignore[arg-type]
 
     def _read(self, key: str, num_volumes: int) -> list[Segmentation] | None:
         """What an earlier process has finished, or None."""

@@ -30,7 +30,6 @@ import torch
 from torch import nn
 
 from nissl.flood_fill.agglomeration import FEATURES, Rule, Vetoes, agglomerate, disputed_pairs
-from nissl.flood_fill.backends import running
 from nissl.flood_fill.consensus import connected_parts, grown, split_consensus
 from nissl.flood_fill.decision_points import DecisionPoint, decision_points
 from nissl.flood_fill.resegmentation import PairScores, Resegmentation, Surroundings, resegment
@@ -241,11 +240,11 @@ class StagedFloodFill:
         if stored is not None:
             return [PairScores(*values) for values in stored[1]["scores"]]
         before = time.process_time()
-        forbidden, _ = self.flood.masks(volume)
+        forbidden, _ = self.flood.masks(volume, fov)
         around = Surroundings(
             torch.from_numpy(volume.network_image()), ids, voxel_size, fov, deltas, thresholds, forbidden
         )
-        with running(network, self.flood.backend, self.flood.precision, fov) as call:
+        with self.flood.running(network, [volume]) as call:
             scores = resegment(points, around, call, settings.resegmentation, self.flood.batch_size)
         log.info("resegmentation of %d pairs: %.0f CPU-seconds", len(points), time.process_time() - before)
         if self.files is not None:

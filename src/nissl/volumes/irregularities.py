@@ -120,6 +120,20 @@ def missing_sections(raw: np.ndarray, min_std_share: float = 0.2) -> np.ndarray:
     return deviations < min_std_share * np.median(deviations)
 
 
+def known_everywhere(field: np.ndarray) -> np.ndarray:
+    """A shift field in which the nearest known place of a section stands for unknown ones.
+
+    A section of which nothing is known stays NaN.
+    """
+    found = field.copy()
+    for z in range(field.shape[1]):
+        unknown = np.isnan(field[:, z]).any(axis=0)
+        if unknown.any() and not unknown.all():
+            nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+            found[:, z] = field[(slice(None), z, *nearest)]
+    return found
+
+
 def jump_mask(field: np.ndarray, shape_zyx: tuple[int, int, int], step: int, threshold: float) -> np.ndarray:
     """Voxels of the two sections on both sides of each jump, (Z, Y, X) bool: no field of view may be centred there.
 
@@ -130,23 +144,29 @@ def jump_mask(field: np.ndarray, shape_zyx: tuple[int, int, int], step: int, thr
         threshold: voxels; a shift of this much along y or x is a jump. Where it is unknown the nearest known place of
             the section decides; a section of which nothing is known has none.
     """
-    jump = np.zeros(field.shape[1:], bool)
-    for z in range(field.shape[1]):
-        unknown = np.isnan(field[:, z]).any(axis=0)
-        if not unknown.all():
-            nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
-            jump[z] = (np.abs(field[(slice(None), z, *nearest)]) >= threshold).any(axis=0)
+    with np.errstate(invalid="ignore"):
+        jump = (np.abs(known_everywhere(field)) >= threshold).any(axis=0)
     jump = jump.repeat(step, axis=1).repeat(step, axis=2)[:, : shape_zyx[1], : shape_zyx[2]]
     mask = jump.copy()
     mask[:-1] |= jump[1:]
     return mask
 
 
-def write_movement_mask(path: str | Path, mask: np.ndarray, voxel_size_zyx_nm: tuple[float, float, float]) -> None:
-    """A mask as the segmenter reads it: dataset `movement_mask`, (Z, Y, X) bool, True = forbidden."""
+def write_movement_mask(
+    path: str | Path,
+    mask: np.ndarray,
+    voxel_size_zyx_nm: tuple[float, float, float],
+    offset_zyx: tuple[int, int, int] = (0, 0, 0),
+) -> None:
+    """A mask as the segmenter reads it: dataset `movement_mask`, (Z, Y, X) bool, True = forbidden.
+
+    Args:
+        offset_zyx: where the mask begins in its image file, voxels; nothing is forbidden before it.
+    """
     if mask.dtype != bool or mask.ndim != 3:
         raise ValueError(f"a movement mask is (Z, Y, X) bool, came {mask.dtype} of shape {mask.shape}")
+    whole = np.pad(mask, [(offset, 0) for offset in offset_zyx])
     with h5py.File(path, "w") as file:
-        file.create_dataset("movement_mask", data=mask, compression="gzip")
+        file.create_dataset("movement_mask", data=whole, compression="gzip")
         file["movement_mask"].attrs["resolution_nm"] = voxel_size_zyx_nm
         file["movement_mask"].attrs["axes"] = "zyx"
