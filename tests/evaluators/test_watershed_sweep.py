@@ -33,7 +33,13 @@ class Thresholded:
 
 
 def sweep(**changed):
-    values = {"segmenter": Thresholded(), "thresholds": [0.1, 0.5, 0.9], "tuning_box": None, "merge_threshold": 0}
+    values = {
+        "segmenter": Thresholded(),
+        "tuning_split": "train",
+        "thresholds": [0.1, 0.5, 0.9],
+        "tuning_box": None,
+        "merge_threshold": 0,
+    }
     return WatershedSweep(**(values | changed))
 
 
@@ -62,6 +68,8 @@ def test_a_part_of_the_training_volume_is_enough():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="must ascend"):
         sweep(thresholds=[0.5, 0.1])
+    with pytest.raises(ValueError, match="tuning_split must be train or val"):
+        sweep(tuning_split="test")
     with pytest.raises(ValueError, match="no thresholds to sweep"):
         sweep(segmenter=object())
     with pytest.raises(ValueError, match="tuning_box: z from 0 to 99"):

@@ -1,4 +1,4 @@
-"""Chooses the threshold of a watershed segmenter on training tissue, and shows what each would have given on the test.
+"""Chooses the threshold of a watershed segmenter on tuning tissue, and shows what each would have given on the test.
 
 The segmenter's network predicts once per volume and all thresholds share it. The threshold with the smallest variation
 of information on the tuning volume is the chosen one; its numbers on the test volume are the scalars. What
@@ -34,7 +34,8 @@ class WatershedSweep:
     Args:
         segmenter: one that can `sweep`, such as those of `nissl.watershed.segmenters`.
         thresholds: ascending.
-        tuning_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels of the training volume, or null for all of it.
+        tuning_split: "train" or "val"; its first volume.
+        tuning_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels of that volume, or null for all of it.
         merge_threshold: of the run length, nodes.
     """
 
@@ -50,6 +51,7 @@ class WatershedSweep:
         self,
         segmenter: SweepingSegmenter,
         thresholds: Sequence[float],
+        tuning_split: str,
         tuning_box: Sequence[Sequence[int]] | None,
         merge_threshold: int,
     ) -> None:
@@ -60,11 +62,14 @@ class WatershedSweep:
                 f"segmenter {type(segmenter).__name__} has no thresholds to sweep. Choose "
                 "segmenter=affinity_watershed or boundary_watershed, or leave the evaluator watershed_sweep out."
             )
+        if tuning_split not in ("train", "val"):
+            raise ValueError(f"tuning_split must be train or val, came {tuning_split!r}")
+        self.tuning_split = tuning_split
         self.segmenter, self.thresholds = segmenter, [float(threshold) for threshold in thresholds]
         self.tuning_box, self.merge_threshold = tuning_box, merge_threshold
 
     def __call__(self, task: Any, data: Any) -> Result:
-        tuning: AnnotatedVolume = data.source.volumes("train")[0]
+        tuning: AnnotatedVolume = data.source.volumes(self.tuning_split)[0]
         if self.tuning_box is not None:
             name = "evaluator.watershed_sweep.tuning_box"
             tuning = tuning.crop(Box.parse(self.tuning_box, tuning.raw.shape, name))
