@@ -324,6 +324,9 @@ def test_simulated_obstacles_come_with_their_truth_and_examples_of_sections_keep
     assert scene.volume is data.volumes("test")[0] and scene.vessel.any()
     assert scene.shifts_yx[12].tolist() == [3, -2] and not scene.shifts_yx[11].any()
     assert data.split("train")[0]["image"].shape == (1, 5, 9, 9)
+    data.tissue_labels, data._grown = True, {}
+    kinds = data.volumes("test")[0].labels
+    assert np.array_equal(kinds == 2, scene.vessel) and np.array_equal(kinds == 1, ~scene.vessel)
 
 
 @pytest.mark.data

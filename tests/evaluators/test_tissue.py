@@ -7,6 +7,7 @@ from torch import nn
 
 from nissl.evaluators.tissue import TissueScores, confusion, forbidden_voxels
 from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.chunked import read_hdf5
 
 CLASSES = {"dark": [10], "bright": [200], "rare": [90]}
 
@@ -65,3 +66,13 @@ def test_classes_that_do_not_exist_are_refused():
         scores(forbidden=["vessel"])
     with pytest.raises(ValueError, match="split must be"):
         scores(split="train")
+
+
+def test_the_mask_is_written_as_a_segmenter_reads_it_where_its_part_lies_in_the_file(tmp_path):
+    raw = np.full((4, 8, 8), 10, np.uint8)
+    raw[:, :, 4:] = 200
+    volume = AnnotatedVolume("v", raw, (20.0, 9.0, 9.0), raw, mean=100.0, std=50.0, offset_zyx=(1, 0, 2))
+    data = SimpleNamespace(source=SimpleNamespace(volumes=lambda split: [volume]))
+    scores(mask_file=str(tmp_path / "mask.h5"))(SimpleNamespace(model=ByBrightness().eval()), data)
+    mask = read_hdf5(tmp_path / "mask.h5", "movement_mask", "labels", volume.box)
+    assert mask.shape == raw.shape and np.array_equal(mask != 0, raw == 200)

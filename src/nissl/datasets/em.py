@@ -204,6 +204,7 @@ class EMSimulated(_Source):
         augment: changes made to training examples.
         vessel_radius_nm, misalignments, num_somata, soma_radius_nm: see `nissl.simulate.em.Obstacles`; every volume has
             them.
+        tissue_labels: labels are kinds of tissue, 1 neuropil and 2 blood vessel, instead of neurites.
     """
 
     files: list[Path] = []
@@ -225,8 +226,10 @@ class EMSimulated(_Source):
         misalignments: Sequence[Sequence[int]] = (),
         num_somata: int = 0,
         soma_radius_nm: float = 0.0,
+        tissue_labels: bool = False,
     ) -> None:
         super().__init__(patches, augment)
+        self.tissue_labels = tissue_labels
         if num_train < 1 or num_neurites < 1:
             raise ValueError(f"num_train and num_neurites must be at least 1, came {num_train} and {num_neurites}")
         if not 0 < radius_nm[0] <= radius_nm[1]:
@@ -251,8 +254,15 @@ class EMSimulated(_Source):
     def scenes(self, name: Split) -> list[Scene]:
         """The volumes of a split with the truth about their obstacles."""
         if name not in self._grown:
-            self._grown[name] = [simulate_scene(seed=seed, **self._arguments) for seed in self._seeds[name]]
+            grown = [simulate_scene(seed=seed, **self._arguments) for seed in self._seeds[name]]
+            self._grown[name] = [_with_tissue(scene) for scene in grown] if self.tissue_labels else grown
         return self._grown[name]
 
     def volumes(self, name: Split) -> list[AnnotatedVolume]:
         return [scene.volume for scene in self.scenes(name)]
+
+
+def _with_tissue(scene: Scene) -> Scene:
+    """The scene with kinds of tissue for labels."""
+    kinds = np.where(scene.vessel, 2, 1).astype(np.uint8)
+    return dataclasses.replace(scene, volume=dataclasses.replace(scene.volume, labels=kinds))

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from nissl.evaluators.result import Figure, Result
 from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.irregularities import write_movement_mask
 from nissl.watershed.prediction import predict
 
 
@@ -43,6 +44,8 @@ class TissueScores:
         min_size: smaller pieces of them do not count, voxels at the network's resolution.
         margin: voxels of each block's faces that another block answers for.
         precision: "float32" or "bfloat16".
+        mask_file: HDF5 file to be written with the mask of the first volume, as `segmenter.movement_mask` reads it, or
+            None.
     """
 
     metrics = {"tissue/mean_iou": "max", "tissue/accuracy": "max", "tissue/iou_*": "max", "tissue/recall_*": "max",
@@ -56,6 +59,7 @@ class TissueScores:
         min_size: int,
         margin: int,
         precision: str,
+        mask_file: str | None = None,
     ) -> None:
         if split not in ("val", "test"):
             raise ValueError(f"split must be val or test, came {split!r}")
@@ -64,6 +68,7 @@ class TissueScores:
             raise ValueError(f"forbidden names {unknown}, which are none of the classes {sorted(classes)}")
         self.split, self.margin, self.precision, self.min_size = split, margin, precision, min_size
         self.classes = {name: list(values) for name, values in classes.items()}
+        self.mask_file = mask_file
         self.forbidden = [list(classes).index(name) for name in forbidden]
 
     def __call__(self, task: Any, data: Any) -> Result:
@@ -78,6 +83,9 @@ class TissueScores:
             table += confusion(truth, found, len(self.classes))
             masks.append(volume.native(forbidden_voxels(found, self.forbidden, self.min_size)))
             classified.append(volume.native(found.astype(np.uint8)))
+        if self.mask_file is not None:
+            first = volumes[0]
+            write_movement_mask(self.mask_file, masks[0], first.voxel_size_zyx_nm, first.offset_zyx)
         hit = np.diag(table).astype(float)
         union, true = table.sum(0) + table.sum(1) - hit, table.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
