@@ -1,5 +1,6 @@
 """The event table: what it means, and every way it can be wrong."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from nissl.datasets.calcium_events import (
     cells_of,
     check_events,
     list_patterns,
+    rate_of,
     read_cells,
     read_events,
+    read_frame_times,
 )
 
 CELLS = CellTable(("1", "2", "3", "10"))
@@ -45,6 +48,32 @@ def test_seconds_become_the_frame_they_fall_in(tmp_path: Path) -> None:
     on_the_frame, within = read_events(path, "r", 10.0)
     assert (on_the_frame.onset, on_the_frame.offset) == (12, 13)  # 1.2 s is exactly frame 12; at least one frame long
     assert (within.onset, within.offset) == (12, 15)
+
+
+def test_seconds_become_frames_by_their_start_times_where_there_are_any(tmp_path: Path) -> None:
+    times = np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.2])  # a pause after the third frame
+    path = table(tmp_path, "onset_s,offset_s,cells\n0.15,0.2,1\n3.0,5.05,2\n-1,0.1,1\n")
+    first, over_the_pause, too_early = read_events(path, "r", None, times)
+    assert (first.onset, first.offset) == (1, 2)
+    assert (over_the_pause.onset, over_the_pause.offset) == (2, 4)
+    assert too_early.onset == -1  # and so refused with the recording's length
+    assert rate_of(times) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time_s\n0\n1\n", "2 frame times, but the movie has 3 frames"),
+        ("time_s\n0\n2\n1\n", "line 4: 1.0 s is not after 2.0 s"),
+        ("a,b\n0,1\n1,2\n2,3\n", "no column 'time_s'; it has a, b"),
+        ("time_s\n0\nx\n2\n", "line 3: expected a number, came 'x'"),
+    ],
+)
+def test_malformed_frame_times_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_frame_times(path, 3)
 
 
 def test_seconds_without_a_frame_rate_are_refused(tmp_path: Path) -> None:

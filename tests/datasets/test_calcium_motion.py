@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from nissl.datasets.calcium_io import ArrayMovie
-from nissl.datasets.calcium_motion import find_shifts, register
+from nissl.datasets.calcium_motion import RegisteredMovie, correlate_moved, find_shifts, move, register
 
 
 def scene(seed: int = 0) -> np.ndarray:
@@ -36,3 +36,17 @@ def test_a_registered_movie_holds_still() -> None:
     assert np.std(left, axis=0).max() < 0.25
     assert steady.std(axis=0).mean() < 0.5 * frames[:, 6:-6, 6:-6].std(axis=0).mean()
     assert np.array_equal(movie.read([7]), movie.read([3, 7])[1:])
+
+
+def test_one_more_shift_moves_a_registered_movie_once() -> None:
+    frames = moved(np.zeros((3, 2))).astype(np.float32)
+    shifts = np.array([[1.0, 0], [0, 1], [2, 2]])
+    twice = move(RegisteredMovie(ArrayMovie(frames, "still"), shifts), np.array([1.0, -1.0]))
+    assert np.array_equal(twice.shifts_px, shifts + [1, -1]) and not isinstance(twice.stored, RegisteredMovie)
+
+
+def test_moved_images_correlate_where_both_were_seen() -> None:
+    template, image = moved(np.array([[0, 0], [3, -2]]))
+    assert correlate_moved(image, template, np.array([-3.0, 2.0])) > 0.99
+    assert correlate_moved(image, template, np.array([0.0, 0.0])) < 0.5
+    assert correlate_moved(image, template, np.array([29.6, 0.0])) == 0, "nothing is left to compare"

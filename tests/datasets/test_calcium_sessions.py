@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from scipy import ndimage
 
 from nissl.datasets.calcium_sessions import CalciumSessions
 
@@ -104,3 +105,42 @@ def test_movies_of_different_shapes_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "late.npy", np.random.default_rng(0).integers(0, 9, size=(180, 16, 13)).astype(np.uint16))
     with pytest.raises(ValueError, match="all recordings must have frames of one shape"):
         sessions(path)
+
+
+def test_frame_times_replace_a_frame_rate(tmp_path: Path) -> None:
+    times = np.arange(180) / 4 + 7 * (np.arange(180) >= 90)  # a pause of seven seconds in mid-recording
+    (tmp_path / "times.csv").write_text("time_s\n" + "\n".join(map(str, times)) + "\n")
+    recordings = [{**entry, "frame_times": "times.csv"} for entry in RECORDINGS]
+    for entry in recordings:
+        del entry["fps"]
+    path = make(tmp_path, recordings=recordings)
+    lines = ["recording,onset_s,offset_s,cells"]
+    lines += [f"{name},{times[a]},{times[b]},{cells}" for name in ("early", "late") for a, b, cells in EVENTS]
+    (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
+    by_time = sessions(path)
+    assert by_time.recordings[0].fps == 4.0 and tmp_path / "times.csv" in by_time.files
+    (tmp_path / "plain").mkdir()
+    by_frame = sessions(make(tmp_path / "plain"))
+    assert np.array_equal(by_time.table.role, by_frame.table.role)
+
+
+def test_a_day_is_shifted_onto_the_reference_or_refused(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    big = ndimage.gaussian_filter(np.random.default_rng(5).random((40, 40)), 1.5) * 4000
+    noise = np.random.default_rng(6).integers(0, 5, size=(180, 16, 12))
+    np.save(tmp_path / "early.npy", (big[10:26, 10:22] + noise).astype(np.uint16))
+    np.save(tmp_path / "late.npy", (big[12:28, 9:21] + noise).astype(np.uint16))  # content 2 px up, 1 px right
+    left, moved = (sessions(path, mask="none", day_correlation=r) for r in (None, 0.9))
+    assert np.abs(moved.day_shifts_px["POD3"] - [2, -1]).max() < 0.3 and left.day_shifts_px == {}
+    inner = (slice(4, -4), slice(3, -3))
+
+    def r(source: CalciumSessions) -> float:
+        images = [source.mean_images[day][inner].ravel() for day in source.days]
+        return float(np.corrcoef(*images)[0, 1])
+
+    assert r(moved) > 0.97 > r(left)
+    np.save(tmp_path / "late.npy", np.flip(big[10:26, 10:22] + noise, (1, 2)).astype(np.uint16))
+    with pytest.raises(ValueError, match=r"below dataset.day_correlation=0.9: not the same field"):
+        sessions(path, mask="none", day_correlation=0.9)
+    with pytest.raises(ValueError, match="null or a correlation, came 2"):
+        sessions(path, day_correlation=2.0)

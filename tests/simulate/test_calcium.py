@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nissl.simulate.calcium import Day, WorldSettings, make_world, simulate_day
-from nissl.simulate.calcium.activity import mean_drive
+from nissl.datasets.calcium_motion import find_shifts
+from nissl.simulate.calcium import PARTS, Day, WorldSettings, make_world, simulate_day
+from nissl.simulate.calcium.activity import mean_drive, run_session
 
 SMALL = WorldSettings(
     size_px=36, num_cells=8, num_targets=4, modules=((1, 4), (2,), (3,)), trials=2, min_target_distance_px=7.0
@@ -134,6 +135,7 @@ def test_evoked_truth_peaks_on_the_stimulated_cell() -> None:
     ("change", "message"),
     [
         ({"modules": ((1, 2), (3,))}, "modules must name each of the 4 targets once"),
+        ({"saturation": 0.0}, "saturation must be above 0 or None, came 0"),
         ({"num_cells": 3}, "num_cells=3 is below num_targets=4"),
         ({"window_frames": (30, 30)}, "window_frames="),
     ],
@@ -146,3 +148,35 @@ def test_settings_that_contradict_themselves_are_refused(change: dict, message: 
 def test_more_cells_than_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="cells fit into 36 x 36 pixels"):
         make_world(replace(SMALL, num_cells=100), 0)
+
+
+def rngs() -> dict[str, np.random.Generator]:
+    return {part: np.random.default_rng(i) for i, part in enumerate(PARTS)}
+
+
+def test_true_maps_grow_more_alike_with_coupling() -> None:
+    """On average: what one cell drives may by chance be what tells it from another."""
+    settings = replace(SMALL, modules=((1, 2, 3, 4),), spectral_radius=0.5, recurrent=True)
+
+    def mean_zncc(seed: int, coupling: float) -> float:
+        world = make_world(settings, seed)
+        response = np.stack([world.gain_matrix(coupling) @ np.eye(8)[target] for target in range(4)])
+        images = response @ world.footprints.reshape(8, -1)
+        return float(np.corrcoef(images)[np.triu_indices(4, 1)].mean())
+
+    rises = [mean_zncc(seed, 1.6) - mean_zncc(seed, 1.0) for seed in range(6)]
+    assert np.mean(rises) > 0.02 and np.count_nonzero(np.array(rises) > 0) >= 5
+
+
+def test_a_saturating_indicator_bends_towards_its_ceiling() -> None:
+    plain, bent = (
+        run_session(make_world(replace(SMALL, saturation=c), 0), Day("a"), rngs()).calcium for c in (None, 0.5)
+    )
+    assert np.allclose(bent, plain / (1 + plain / 0.5)) and bent.max() < 0.5 < plain.max()
+
+
+def test_registration_finds_the_true_shifts_of_a_simulated_day() -> None:
+    moving = simulate_day(make_world(replace(SMALL, photons=200.0, drift_px=2.0), 0), Day("a"), 0)
+    steady = find_shifts(moving.frames.astype(float), moving.frames.astype(float).mean(axis=0))
+    left = steady + moving.optics.shifts_px
+    assert np.std(left - left.mean(axis=0), axis=0).max() < 0.4 < np.std(moving.optics.shifts_px, axis=0).max()

@@ -46,8 +46,10 @@ from nissl.datasets.calcium_events import (
     cells_of,
     check_events,
     list_patterns,
+    rate_of,
     read_cells,
     read_events,
+    read_frame_times,
 )
 from nissl.datasets.calcium_frames import FrameOptions, LabelledFrames, Recording, Truth, check_options, known_fps
 from nissl.datasets.calcium_io import ArrayMovie, open_movie, read_series
@@ -64,6 +66,8 @@ class CalciumMovie(LabelledFrames):
         axes: order of the movie's axes; null is TYX.
         plane: index along Z, for movies of volumes.
         fps: frames per second; null where unknown; 1 makes every "second" below one frame.
+        frame_times_path: CSV with the start of every frame in seconds, for events in seconds of a movie with pauses or
+            an uneven rate; gives fps where that is null.
         day: name of the session.
         um_per_px: null where unknown.
         memory_mb: movies up to this size are held in memory, larger ones read frame by frame.
@@ -81,6 +85,8 @@ class CalciumMovie(LabelledFrames):
         block_frames: frames in a block of time, the group of covariate splits.
         num_outputs: of the network: cells plus "none", or classes; checked against the data.
         motion: none, or rigid: frames are registered to the mean of the recording's training frames.
+        day_correlation: other days are shifted onto the reference day, by one shift each, and refused where mean
+            images then correlate below this; null leaves them where they are.
         mask: none, fov, file or discs.
         border_px, dark_share: of the fov mask.
         mask_path: of the file mask.
@@ -110,6 +116,7 @@ class CalciumMovie(LabelledFrames):
         axes: str | None,
         plane: int | None,
         fps: float | None,
+        frame_times_path: str | None,
         day: str,
         um_per_px: float | None,
         memory_mb: float,
@@ -132,6 +139,7 @@ class CalciumMovie(LabelledFrames):
         block_frames: int | None,
         num_outputs: int,
         motion: str,
+        day_correlation: float | None,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -163,9 +171,14 @@ class CalciumMovie(LabelledFrames):
             from nissl.datasets.calcium_nwb import nwb_frame_rate
 
             fps = nwb_frame_rate(Path(path), key)
-        recording = Recording(Path(path).stem, day, open_movie(path, key, axes, plane, memory_mb), fps)
+        movie = open_movie(path, key, axes, plane, memory_mb)
+        times_s = None if frame_times_path is None else read_frame_times(frame_times_path, movie.shape[0])
+        if fps is None and times_s is not None:
+            fps = rate_of(times_s)
+        recording = Recording(Path(path).stem, day, movie, fps)
         options = FrameOptions(
             motion=motion,
+            day_correlation=day_correlation,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
@@ -198,13 +211,15 @@ class CalciumMovie(LabelledFrames):
             table = label_by_covariate(values, class_edges, class_names, block_frames)
             super().__init__([recording], table, CellTable(tuple(class_names)), options)
         else:
-            read = read_stimulations(events_path or path, recording.name, fps, key, events_table, events_columns)
+            read = read_stimulations(
+                events_path or path, recording.name, fps, key, events_table, events_columns, times_s
+            )
             known = read_cells(cells_path) if cells_path is not None else cells_of(read)
             labelling = Labelling(lag_s, tail_s, guard_s, baseline_s, drop_laser_frames, laser_pad)
             excluded = {recording.name: [(int(a), int(b)) for a, b in exclude_frames]}
             table = label_stimulations([recording], read, known, max_cells, labelling, excluded)
             super().__init__([recording], table, known, options)
-        own = [events_path, cells_path, covariate_path, mask_path, split_path]
+        own = [events_path, cells_path, covariate_path, mask_path, split_path, frame_times_path]
         self.files += [Path(name) for name in own if name is not None]
 
 
@@ -277,6 +292,7 @@ class CalciumSimulated(LabelledFrames):
         laser_pad: int,
         num_outputs: int,
         motion: str,
+        day_correlation: float | None,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -299,6 +315,7 @@ class CalciumSimulated(LabelledFrames):
     ) -> None:
         options = FrameOptions(
             motion=motion,
+            day_correlation=day_correlation,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
@@ -377,6 +394,7 @@ def read_stimulations(
     key: str | None,
     table: str | None,
     columns: dict[str, str],
+    times_s: np.ndarray | None = None,
 ) -> list[Event]:
     """Events of one recording from a CSV file, or from a table of intervals in an NWB file."""
     is_nwb = Path(path).suffix.lower() == ".nwb"
@@ -384,7 +402,7 @@ def read_stimulations(
         wanted = "the name of its table of intervals" if is_nwb else "null: it names a table in an NWB file"
         raise ValueError(f"for events from {path}, dataset.events_table must be {wanted}; came {table}")
     if table is None:
-        return read_events(path, recording, fps)
+        return read_events(path, recording, fps, times_s)
     from nissl.datasets.calcium_nwb import read_nwb_events
 
     if not Path(path).is_file():

@@ -12,7 +12,7 @@
       - {recording: r001, day: POD0, path: raw/r001.tif, fps: 7.5}
       - {recording: r002, day: POD3, path: raw/r002.nwb, events_table: trials}
 
-Optional for a recording: fps, key, axes, plane, exclude_frames (list of [a, b)), events_table.
+Optional for a recording: fps, frame_times (CSV), key, axes, plane, exclude_frames (list of [a, b)), events_table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nissl.datasets.calcium_events import CellTable, Event, Pattern
 REQUIRED = {"name", "area", "reference_day", "cells", "recordings"}
 OPTIONAL = {"animal", "um_per_px", "events", "fov_mask"}
 OF_RECORDING = {"recording", "day", "path"}
-OPTIONAL_OF_RECORDING = {"fps", "key", "axes", "plane", "exclude_frames", "events_table"}
+OPTIONAL_OF_RECORDING = {"fps", "frame_times", "key", "axes", "plane", "exclude_frames", "events_table"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RecordingEntry:
     day: str
     path: Path
     fps: float | None = None
+    frame_times: Path | None = None
     key: str | None = None
     axes: str | None = None
     plane: int | None = None
@@ -175,6 +176,7 @@ def _entry(values: dict[str, Any], folder: Path) -> RecordingEntry:
         day=str(values["day"]),
         path=(folder / str(values["path"])).resolve(),
         fps=values.get("fps"),
+        frame_times=(folder / str(values["frame_times"])).resolve() if values.get("frame_times") else None,
         key=values.get("key"),
         axes=values.get("axes"),
         plane=values.get("plane"),

@@ -75,11 +75,37 @@ def read_cells(path: str | Path) -> CellTable:
     return CellTable(names, positions, numbers("radius_px") if has_places and "radius_px" in columns else None)
 
 
-def read_events(path: str | Path, recording: str, frame_rate_hz: float | None) -> list[Event]:
+def read_frame_times(path: str | Path, num_frames: int) -> np.ndarray:
+    """Start of each frame in seconds (T,), from a CSV with a column `time_s` (or one column only).
+
+    Raises:
+        ValueError: if there is not one time per frame, or time does not go forward.
+    """
+    rows, columns = _read_csv(path, "frame_times")
+    column = "time_s" if "time_s" in columns else columns[0]
+    if column != "time_s" and len(columns) > 1:
+        raise ValueError(f"{path} has no column 'time_s'; it has {', '.join(columns)}")
+    times = np.array([_number(row[column], f"{path} line {i}") for i, row in enumerate(rows, 2)])
+    if len(times) != num_frames:
+        raise ValueError(f"{path} has {len(times)} frame times, but the movie has {num_frames} frames")
+    back = np.flatnonzero(np.diff(times) <= 0)
+    if len(back):
+        raise ValueError(f"{path} line {back[0] + 3}: {times[back[0] + 1]} s is not after {times[back[0]]} s")
+    return times
+
+
+def rate_of(times_s: np.ndarray) -> float:
+    """Frames per second, by the median distance of frame times; pauses do not count."""
+    return float(1 / np.median(np.diff(times_s)))
+
+
+def read_events(
+    path: str | Path, recording: str, frame_rate_hz: float | None, times_s: np.ndarray | None = None
+) -> list[Event]:
     """Read `events.csv`; a missing column `recording` means `recording` throughout.
 
-    Seconds become frames by the frame rate: onset is the last frame that starts at or before `onset_s`, offset the
-    first that starts at or after `offset_s`, at least one later.
+    Seconds become frames by the frames' start times, else by the frame rate: onset is the last frame that starts at or
+    before `onset_s`, offset the first that starts at or after `offset_s`, at least one later.
 
     Raises:
         ValueError: for a malformed table, with every bad line.
@@ -93,7 +119,7 @@ def read_events(path: str | Path, recording: str, frame_rate_hz: float | None) -
         )
     if "cells" not in columns:
         raise ValueError(f"{path} has no column 'cells'; it has {', '.join(columns)}")
-    if in_seconds and not frame_rate_hz:
+    if in_seconds and not frame_rate_hz and times_s is None:
         raise ValueError(f"{path} gives times in seconds, but the movie's frame rate is unknown. Set dataset.fps.")
 
     events, problems = [], []
@@ -103,10 +129,9 @@ def read_events(path: str | Path, recording: str, frame_rate_hz: float | None) -
             if in_frames:
                 onset, offset = _whole(row["onset_frame"], where), _whole(row["offset_frame"], where)
             else:
-                assert frame_rate_hz is not None
-                # A time written as 1.2 s may sit a rounding error before the frame it means.
-                onset = int(np.floor(_number(row["onset_s"], where) * frame_rate_hz + 1e-6))
-                offset = max(int(np.ceil(_number(row["offset_s"], where) * frame_rate_hz - 1e-6)), onset + 1)
+                onset, offset = _frames_of(
+                    _number(row["onset_s"], where), _number(row["offset_s"], where), frame_rate_hz, times_s
+                )
             trial = _whole(row["trial"], where) if row.get("trial") else -1
         except ValueError as error:
             problems.append(str(error))
@@ -200,6 +225,17 @@ def list_patterns(events: Sequence[Event], cells: CellTable) -> list[Pattern]:
     found = {Pattern(event.cells, event.condition) for event in events if event.cells}
     by_size = sorted(found, key=lambda p: (len(p.cells), [order[name] for name in p.cells], p.condition))
     return [*by_size, Pattern(())]
+
+
+def _frames_of(onset_s: float, offset_s: float, rate_hz: float | None, times_s: np.ndarray | None) -> tuple[int, int]:
+    """Frames [onset, offset) of an interval in seconds; -1 where it begins before the first frame."""
+    # A time written as 1.2 s may sit a rounding error before the frame it means.
+    if times_s is not None:
+        onset = int(np.searchsorted(times_s, onset_s + 1e-6, side="right")) - 1
+        return onset, max(int(np.searchsorted(times_s, offset_s - 1e-6, side="left")), onset + 1)
+    assert rate_hz is not None
+    onset = int(np.floor(onset_s * rate_hz + 1e-6))
+    return onset, max(int(np.ceil(offset_s * rate_hz - 1e-6)), onset + 1)
 
 
 def _numbered(events: list[Event]) -> list[Event]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from nissl.datasets import calcium_pixels as pixels
 from nissl.datasets.calcium_events import CellTable, Pattern
 from nissl.datasets.calcium_io import Movie
 from nissl.datasets.calcium_labels import NONE, ROLES, FrameTable, label_vectors, outputs_of
-from nissl.datasets.calcium_motion import MOTIONS, register
+from nissl.datasets.calcium_motion import MOTIONS, correlate_moved, find_shifts, move, register, shift_frames
 from nissl.datasets.calcium_splits import PARTS, read_split, split_folds, split_frames
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class FrameOptions:
     """How stored frames become input and how they are divided; the fields are those of the configuration."""
 
     motion: str
+    day_correlation: float | None
     mask: str
     border_px: int
     dark_share: float
@@ -185,6 +186,7 @@ class LabelledFrames:
         um_per_px: of the network's input; None where unknown.
         truths: day -> truth of simulated data; empty otherwise.
         truth: of the reference day, or None.
+        day_shifts_px: day -> (2,) y, x in stored pixels by which it was moved onto the reference day.
         split_group: what the split does not tear apart.
         leak_split: what the split of the leaky networks keeps together, or None.
         files: what was read.
@@ -206,7 +208,6 @@ class LabelledFrames:
         self.days: tuple[str, ...] = tuple(dict.fromkeys(recording.day for recording in recordings))
         self.day = np.array([self.days.index(recording.day) for recording in recordings])[table.recording]
         self.truths = truths or {}
-        self.truth = self.truths.get(self.days[0])
         self.networks = list_networks(
             options.network_seeds, options.scope, self.days, options.folds, options.leak_split is not None
         )
@@ -227,14 +228,18 @@ class LabelledFrames:
 
         train = self.rows("train")
         border_px = options.border_px
+        self.size = options.resize
+        self.day_shifts_px: dict[str, np.ndarray] = {}
         if options.motion == "rigid":
             own = [self.table.frame[train[self.table.recording[train] == i]] for i in range(len(self._movies))]
             registered = [register(movie, frames) for movie, frames in zip(self._movies, own, strict=True)]
             self._movies = list(registered)
             # What was moved in from the edge is not the tissue.
             border_px += int(np.ceil(max(np.abs(movie.shifts_px).max() for movie in registered)))
+        if options.day_correlation is not None and len(self.days) > 1:
+            border_px += self._register_days(train, options.day_correlation)
         stored = self._movies[0].shape[1:]
-        self.size, self.split_group, self.leak_split = options.resize, options.split_group, options.leak_split
+        self.split_group, self.leak_split = options.split_group, options.leak_split
         shape = options.resize or stored
         if any(new > old for new, old in zip(shape, stored, strict=True)):
             raise ValueError(f"resize={list(shape)} is larger than the stored frames {list(stored)}; it must average")
@@ -248,6 +253,11 @@ class LabelledFrames:
         self.cells = cells
         self.um_per_px = None if options.um_per_px is None else float(options.um_per_px / factor.mean())
 
+        self.truths = {
+            day: moved_truth(truth, self.day_shifts_px[day] * factor) if day in self.day_shifts_px else truth
+            for day, truth in self.truths.items()
+        }
+        self.truth = self.truths.get(self.days[0])
         self.mean_images = {
             name: self._mean_image(train[self.day[train] == i], shape) for i, name in enumerate(self.days)
         }
@@ -402,6 +412,32 @@ class LabelledFrames:
             total += frames.sum(axis=0, dtype=np.float64)
         return total / len(rows)
 
+    def _register_days(self, train: np.ndarray, threshold: float) -> int:
+        """Shift the movies (and truth) of later days onto the first; returns the largest shift in pixels, rounded up.
+
+        One shift a day, by phase correlation of the mean training frames; larger distortions are not undone.
+        """
+        stored = self._movies[0].shape[1:]
+        size, self.size = self.size, None  # shifts are found in stored pixels
+        means = [self._mean_image(train[self.day[train] == i], (stored[0], stored[1])) for i in range(len(self.days))]
+        self.size = size
+        largest = 0.0
+        for i, day in enumerate(self.days[1:], 1):
+            shift = find_shifts(means[i][None], means[0])[0]
+            r = correlate_moved(means[i], means[0], shift)
+            if not r >= threshold:
+                raise ValueError(
+                    f"day '{day}' shifted by {shift[0]:+.1f}, {shift[1]:+.1f} pixels (y, x) correlates {r:.2f} with "
+                    f"'{self.days[0]}', below dataset.day_correlation={threshold}: not the same field, or distorted"
+                )
+            log.info("day %s is shifted by %+.1f, %+.1f px (y, x) onto %s, r = %.2f", day, *shift, self.days[0], r)
+            self.day_shifts_px[day] = shift
+            largest = max(largest, float(np.abs(shift).max()))
+            for k, recording in enumerate(self.recordings):
+                if recording.day == day:
+                    self._movies[k] = move(self._movies[k], shift)
+        return int(np.ceil(largest))
+
     def _make_mask(self, options: FrameOptions, shape: tuple[int, int], border_px: int) -> np.ndarray:
         if options.mask == "none":
             return np.ones(shape, dtype=bool)
@@ -442,6 +478,12 @@ def list_networks(
     )
 
 
+def moved_truth(truth: Truth, shift_px: np.ndarray) -> Truth:
+    """The truth of a day whose frames were moved by (2,) y, x."""
+    shifts = np.broadcast_to(shift_px, (len(truth.evoked), 2))
+    return replace(truth, evoked=shift_frames(truth.evoked, shifts), positions_px=truth.positions_px + shift_px)
+
+
 def known_fps(recording: Recording, needed_for: str) -> float:
     if not recording.fps or recording.fps <= 0:
         raise ValueError(
@@ -456,6 +498,8 @@ def check_options(options: FrameOptions) -> None:
         raise ValueError(f"dataset.motion='{options.motion}' is unknown; choose one of {', '.join(MOTIONS)}")
     if options.mask not in pixels.MASKS:
         raise ValueError(f"dataset.mask='{options.mask}' is unknown; choose one of {', '.join(pixels.MASKS)}")
+    if options.day_correlation is not None and not -1 <= options.day_correlation <= 1:
+        raise ValueError(f"dataset.day_correlation is null or a correlation, came {options.day_correlation}")
     if options.normalise not in pixels.NORMALISATIONS:
         known = ", ".join(pixels.NORMALISATIONS)
         raise ValueError(f"dataset.normalise='{options.normalise}' is unknown; choose one of {known}")

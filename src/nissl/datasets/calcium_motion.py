@@ -23,19 +23,20 @@ class RegisteredMovie:
     """A movie whose frames are moved by known shifts when they are read; bilinear, edges repeated.
 
     Attributes:
+        stored: the movie as it is.
         shifts_px: (T, 2) y, x added to each frame's content to bring it onto the template.
     """
 
     def __init__(self, movie: Movie, shifts_px: np.ndarray) -> None:
-        self._movie, self.shifts_px = movie, shifts_px
+        self.stored, self.shifts_px = movie, shifts_px
         self.shape, self.files = movie.shape, movie.files
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
 
     files: list[Path]
 
     def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        stored = self._movie.read(frames).astype(np.float32)
-        return shift_frames(stored, self.shifts_px[np.asarray(frames)])
+        frames_yx = self.stored.read(frames).astype(np.float32)
+        return shift_frames(frames_yx, self.shifts_px[np.asarray(frames)])
 
 
 def register(movie: Movie, template_frames: np.ndarray) -> RegisteredMovie:
@@ -56,6 +57,24 @@ def register(movie: Movie, template_frames: np.ndarray) -> RegisteredMovie:
         for start in range(0, movie.shape[0], FRAMES_AT_ONCE)
     ]
     return RegisteredMovie(movie, np.concatenate(blocks))
+
+
+def move(movie: Movie, shift_px: np.ndarray) -> RegisteredMovie:
+    """A movie all of whose frames are moved by one more shift (2,); moved once, not twice, if it is registered."""
+    shifts = np.tile(shift_px, (movie.shape[0], 1))
+    if isinstance(movie, RegisteredMovie):
+        return RegisteredMovie(movie.stored, movie.shifts_px + shifts)
+    return RegisteredMovie(movie, shifts)
+
+
+def correlate_moved(image: np.ndarray, template: np.ndarray, shift_px: np.ndarray) -> float:
+    """Pearson correlation of an image (H, W), once moved, with a template, where both were seen."""
+    edge = int(np.ceil(np.abs(shift_px).max()))
+    if 2 * edge >= min(template.shape) - 1:
+        return 0.0
+    inner = slice(edge, -edge or None)
+    moved = shift_frames(image[None], shift_px[None])[0]
+    return float(np.corrcoef(moved[inner, inner].ravel(), template[inner, inner].ravel())[0, 1])
 
 
 def find_shifts(frames: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nissl.datasets.calcium import label_stimulations, read_stimulations
 from nissl.datasets.calcium_description import align_days, check_recording_column, read_description
-from nissl.datasets.calcium_events import Event, read_cells
+from nissl.datasets.calcium_events import Event, rate_of, read_cells, read_frame_times
 from nissl.datasets.calcium_frames import FrameOptions, LabelledFrames, Recording, known_fps
 from nissl.datasets.calcium_io import open_movie
 from nissl.datasets.calcium_labels import Labelling
@@ -45,6 +45,7 @@ class CalciumSessions(LabelledFrames):
         laser_pad: int,
         num_outputs: int,
         motion: str,
+        day_correlation: float | None,
         mask: str,
         border_px: int,
         dark_share: float,
@@ -78,9 +79,12 @@ class CalciumSessions(LabelledFrames):
 
                 fps = nwb_frame_rate(entry.path, entry.key)
             movie = open_movie(entry.path, entry.key, entry.axes, entry.plane, memory_mb)
+            times_s = None if entry.frame_times is None else read_frame_times(entry.frame_times, movie.shape[0])
+            if fps is None and times_s is not None:
+                fps = rate_of(times_s)
             recordings.append(Recording(entry.recording, entry.day, movie, fps))
             own = str(found.events_path if entry.events_table is None and found.events_path else entry.path)
-            read = read_stimulations(own, entry.recording, fps, entry.key, entry.events_table, {})
+            read = read_stimulations(own, entry.recording, fps, entry.key, entry.events_table, {}, times_s)
             events += [event for event in read if event.recording == entry.recording]
             excluded[entry.recording] = list(entry.exclude_frames)
         day_of = {entry.recording: entry.day for entry in entries}
@@ -90,6 +94,7 @@ class CalciumSessions(LabelledFrames):
             excluded[event.recording].append(_shadow(event, rate[event.recording], tail_s + guard_s))
         options = FrameOptions(
             motion=motion,
+            day_correlation=day_correlation,
             mask=mask,
             border_px=border_px,
             dark_share=dark_share,
@@ -116,6 +121,7 @@ class CalciumSessions(LabelledFrames):
         table = label_stimulations(recordings, events, cells, max_cells, labelling, excluded)
         super().__init__(recordings, table, cells, options)
         own_files = [Path(path), found.cells_path, found.events_path, found.mask_path]
+        own_files += [entry.frame_times for entry in entries]
         self.files += [file for file in own_files if file is not None]
 
 
