@@ -172,6 +172,20 @@ def test_an_older_configuration_takes_todays_defaults_and_says_so(
     assert added == {}, "a run of today lacks nothing"
 
 
+def test_a_changed_segmenter_reaches_the_evaluators_of_a_recorded_run(tmp_path: Path) -> None:
+    values = OmegaConf.to_container(resolve(compose_config("train", ["experiment=ffn_quick"])))
+    assert isinstance(values, dict)
+    values["evaluator"]["erl"]["segmenter"] = {**values["segmenter"], "max_moves": 7}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"format": 1, **values}))
+    plain = resolve(compose_evaluation([f"run={tmp_path}"]))
+    assert plain.evaluator == values["evaluator"], "what was measured is measured again"
+    changed = resolve(compose_evaluation([f"run={tmp_path}", "segmenter.grow_nm=20"]))
+    assert changed.evaluator.segmentation.segmenter == {**values["segmenter"], "grow_nm": 20}
+    assert changed.evaluator.erl.segmenter.grow_nm == 0, "an evaluator with a segmenter of its own keeps it"
+    staged = resolve(compose_evaluation([f"run={tmp_path}", "segmenter=flood_fill_staged"]))
+    assert staged.evaluator.segmentation.segmenter == staged.segmenter != values["segmenter"]
+
+
 def test_keys_that_were_renamed_since_a_run_are_read_under_their_new_names(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

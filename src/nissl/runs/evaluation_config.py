@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from nissl.runs.compose import compose_config, conf_dir, read_config
 from nissl.runs.migration import migrated, relocated, renamings, say_migration
-from nissl.runs.origins import ConfigTree, parse_overrides
+from nissl.runs.origins import ConfigTree, parse_overrides, select
 
 # Where the evaluation goes and who watches is decided anew; what is measured is the run's.
 _DECIDED_ANEW = ("run_dir", "run_id", "group", "runs_dir", "data_root", "logger", "trainer")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key; resolvers have a colon
 
 
 def compose_evaluation(overrides: list[str]) -> DictConfig:
@@ -65,10 +69,33 @@ def completed_config(run: Path, tree: ConfigTree, data_root: Path, replaced: set
     """
     recorded = OmegaConf.to_container(read_config(run))
     assert isinstance(recorded, dict)
-    values, added = migrated(recorded, tree, "evaluate")  # type: ignore[arg-type]
+    referring = with_references(recorded, tree)  # type: ignore[arg-type]
+    values, added = migrated(referring, tree, "evaluate")
     values, moved = relocated(values, data_root)
     # Roots hold what is decided anew; that it was missing in an older run is of no interest.
     shown = {key: value for key, value in added.items() if key.split(".")[0] not in {*replaced, *_DECIDED_ANEW, "run"}}
     old = {key: new for key, new in renamings(recorded).items() if key.split(".")[0] not in replaced}  # type: ignore[arg-type]
     say_migration(run, shown, [] if "dataset" in replaced else moved, old)
     return OmegaConf.create(values)
+
+
+def with_references(recorded: dict[str, Any], tree: ConfigTree) -> dict[str, Any]:
+    """A recorded configuration whose evaluators refer to other sections again, where both still agree.
+
+    A run records values. Without the references of `conf/evaluator/`, `segmenter.grow_nm=20` would change the section
+    `segmenter` and not the evaluator that floods with it.
+    """
+    evaluators = dict(recorded.get("evaluator") or {})
+    for name, node in evaluators.items():
+        if name in tree.groups.get("evaluator", []):
+            evaluators[name] = _referring(node, tree.file(f"evaluator/{name}").values.get(name), recorded)
+    return {**recorded, "evaluator": evaluators} if evaluators else recorded
+
+
+def _referring(node: Any, today: Any, recorded: dict[str, Any]) -> Any:
+    if isinstance(node, dict) and isinstance(today, dict):
+        return {key: _referring(value, today.get(key), recorded) for key, value in node.items()}
+    if isinstance(today, str) and (found := _REFERENCE.fullmatch(today)):
+        with contextlib.suppress(KeyError):
+            return today if select(recorded, found[1]) == node else node
+    return node
