@@ -3,6 +3,7 @@ import pytest
 from flood_fill.test_segmenter import BrightIsInside, segmenter, volume
 
 import nissl.flood_fill.segmenter
+import nissl.flood_fill.stages
 from nissl.flood_fill.stages import Agglomeration, StagedFloodFill
 
 
@@ -111,3 +112,16 @@ def test_a_calibration_is_read_from_its_table(tmp_path):
 def test_unknown_pairs_are_refused():
     with pytest.raises(ValueError, match="pairs must be disputed or all"):
         agglomeration(pairs="none")
+
+
+def test_an_agglomeration_that_was_killed_goes_on_and_small_segments_can_be_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(nissl.flood_fill.stages, "PAIRS_PER_FILE", 1)
+    whole = staged(str(tmp_path)).segment(BrightIsInside(), [small()])[0]
+    num_pairs = len(whole.tables["decisions"])
+    assert num_pairs >= 1 and len(list(tmp_path.glob("scores-*.npz"))) == num_pairs
+    next(iter(sorted(tmp_path.glob("scores-*.npz")))).unlink()  # what the killed one had not come to
+    network = BrightIsInside()
+    again = staged(str(tmp_path)).segment(network, [small()])[0]
+    assert again.tables == whole.tables and 0 < network.num_calls <= sum(r["moves"] for r in whole.tables["decisions"])
+    none = staged(str(tmp_path), agglomeration=agglomeration(min_voxels=10**6)).segment(BrightIsInside(), [small()])[0]
+    assert none.tables["decisions"] == []

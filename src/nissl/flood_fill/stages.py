@@ -42,12 +42,15 @@ from nissl.volumes.boxes import triple
 
 log = logging.getLogger(__name__)
 
+PAIRS_PER_FILE = 64  # what an agglomeration that is killed loses at most
+
 
 class Agglomeration:
     """Settings of one agglomeration; see `decision_points`, `Resegmentation`, `Rule` and `Vetoes`.
 
     Args:
         pairs: "disputed" looks at pairs that one of the floodings held together, "all" at every pair that comes close.
+        min_voxels: pairs with a smaller segment are left alone; most pairs have one, and cost as much as others.
         calibration: table `stages_calibration.csv` of an evaluation with the evaluator `stages`; null: published rule.
     """
 
@@ -69,10 +72,11 @@ class Agglomeration:
         max_fragments: int | None,
         max_caliber_ratio: float | None,
         min_turn_degrees: float | None,
+        min_voxels: int = 0,
     ) -> None:
         if pairs not in ("disputed", "all"):
             raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
-        self.pairs, self.max_distance_nm = pairs, max_distance_nm
+        self.pairs, self.max_distance_nm, self.min_voxels = pairs, max_distance_nm, min_voxels
         self.resegmentation = Resegmentation(
             triple(np.asarray(radius_zyx)),
             triple(np.asarray(analysis_radius_zyx)),
@@ -212,6 +216,8 @@ class StagedFloodFill:
         z, y, x = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
         voxel_size = (float(z), float(y), float(x))
         points = decision_points(ids, voxel_size, settings.max_distance_nm)
+        sizes = np.bincount(ids.ravel())
+        points = [point for point in points if min(sizes[point.first], sizes[point.second]) >= settings.min_voxels]
         if settings.pairs == "disputed":
             wanted = disputed_pairs(ids, others, self.dust)
             points = [point for point in points if (point.first, point.second) in wanted]
@@ -234,19 +240,26 @@ class StagedFloodFill:
         thresholds = self.flood.thresholds(network)
         key = fingerprint(
             network.state_dict(), fov, deltas, thresholds, settings.resegmentation, self.flood.moves,
-            (self.flood.precision, self.flood.backend), volume_facts(volume), ids, points,
+            (self.flood.precision, self.flood.backend), volume_facts(volume), ids,
         )  # fmt: skip
-        stored = None if self.files is None else self.files.read("scores", key)
-        if stored is not None:
-            return [PairScores(*values) for values in stored[1]["scores"]]
-        before = time.process_time()
         forbidden, _ = self.flood.masks(volume, fov)
         around = Surroundings(
             torch.from_numpy(volume.network_image()), ids, voxel_size, fov, deltas, thresholds, forbidden
         )
+        scores: list[PairScores] = []
+        before = time.process_time()
         with self.flood.running(network, [volume]) as call:
-            scores = resegment(points, around, call, settings.resegmentation, self.flood.batch_size)
+            for start in range(0, len(points), PAIRS_PER_FILE):
+                some = points[start : start + PAIRS_PER_FILE]
+                part = fingerprint(key, some)
+                stored = None if self.files is None else self.files.read("scores", part)
+                if stored is not None:
+                    scores += [PairScores(*values) for values in stored[1]["scores"]]
+                    continue
+                found = resegment(some, around, call, settings.resegmentation, self.flood.batch_size)
+                scores += found
+                if self.files is not None:
+                    self.files.write("scores", part, {}, {"scores": [dataclasses.astuple(score) for score in found]})
+                log.info("resegmentation: %d of %d pairs", len(scores), len(points))
         log.info("resegmentation of %d pairs: %.0f CPU-seconds", len(points), time.process_time() - before)
-        if self.files is not None:
-            self.files.write("scores", key, {}, {"scores": [dataclasses.astuple(score) for score in scores]})
         return scores
