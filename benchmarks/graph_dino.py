@@ -19,23 +19,24 @@ import argparse
 import copy
 import json
 import os
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from nissl.datasets.cell_graph import CellGraph
-from nissl.datasets.tree_views import CachedTree, ViewSettings, draw_view
-from nissl.models.ac_attention import ACAttention
+from nissl.datasets.cell_graph import CellGraph, subtree_sizes, take
+from nissl.datasets.tree_views import CachedTree, ViewSettings, draw_view, terminal_nodes
+from nissl.models.ac_attention import ACAttention, Neighbours
 from nissl.models.graph_dino import GraphDINO
 from nissl.models.laplacian_positions import laplacian_positions
 from nissl.tasks.distillation import dino_loss, teacher_probabilities, update_teacher
 
 CELL_NODES = 1000
+NUM_CUTS = 10  # sub-branches deleted per view, as released for the Allen cells
 
 # B graphs, N nodes, D features, H heads
 
@@ -48,14 +49,14 @@ class PublishedAttention(nn.Module):
         self.qkv, self.out, self.trade_off = ours.qkv, ours.out, ours.trade_off
         self.num_heads, self.dim = ours.num_heads, ours.dim
 
-    def forward(self, x: Tensor, adjacency: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, neighbours_of: Neighbours, padding: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
         h = self.num_heads
         q, k, v = self.qkv(x).view(b, n, 3, h, d).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
         gamma = self.trade_off(x).exp()
         local = gamma[..., 0][:, None].repeat(1, h, 1)[..., None]
         neighbours = gamma[..., 1][:, None].repeat(1, h, 1)[..., None]
-        copied = adjacency[:, None].repeat(1, h, 1, 1)
+        copied = neighbours_of.dense[:, None].repeat(1, h, 1, 1)
         scores = (q @ k.transpose(-2, -1)) * d**-0.5
         weights = (local * scores + neighbours * copied).softmax(dim=-1)
         return self.out((weights @ v).transpose(1, 2).reshape(b, n, h * d))
@@ -70,29 +71,76 @@ def published(model: GraphDINO) -> GraphDINO:
     return other
 
 
-def published_view(neighbours: dict[int, set[int]], pos: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (keep, 3) and dense adjacency of one view; nodes go one at a time, in random order."""
-    graph = {node: set(others) for node, others in neighbours.items()}
+class PublishedCell:
+    """What the released loader keeps of a cell: sets of neighbours, candidates for cuts, hops to the soma."""
+
+    def __init__(self, cell: CellGraph) -> None:
+        self.pos = cell.pos
+        self.neighbours: dict[int, set[int]] = {k: set() for k in range(len(cell))}
+        for child, above in enumerate(cell.parent.tolist()):
+            if above >= 0:
+                self.neighbours[child].add(above)
+                self.neighbours[above].add(child)
+        is_terminal = terminal_nodes(cell.parent, subtree_sizes(cell.parent))
+        self.terminal = set(np.flatnonzero(is_terminal).tolist()) - {0}
+        self.hops = [0] * len(cell)
+        for child, above in enumerate(cell.parent.tolist()):
+            if above >= 0:
+                self.hops[child] = self.hops[above] + 1
+
+
+def published_view(cell: PublishedCell, keep: int, num_cuts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (keep, 3) and dense adjacency of one view.
+
+    As released: a copy of all sets, cuts that walk through lists, nodes that go one at a time in random order, and the
+    adjacency written entry by entry.
+    """
+    graph = {node: set(others) for node, others in cell.neighbours.items()}
+    terminal, left = set(cell.terminal), set(graph)
+    for _ in range(num_cuts):
+        start = list(terminal)[int(torch.randint(len(terminal), (1,)))]
+        beyond = next(iter(graph[start]))
+        if cell.hops[start] > cell.hops[beyond]:
+            start, beyond = beyond, start
+        dropped, waiting = [beyond], [node for node in graph[beyond] if node != start]
+        while waiting:
+            node = waiting.pop(0)
+            dropped.append(node)
+            waiting += [other for other in graph[node] if other not in dropped]
+        if len(graph) - len(dropped) < keep:
+            continue
+        for node in dropped:
+            for other in graph.pop(node):
+                graph[other].discard(node)
+        left -= set(dropped)
+        terminal -= set(dropped)
     while len(graph) > keep:
-        order = [node for node in graph if node != 0]
-        random.shuffle(order)
-        for node in order:
-            if len(graph) == keep:
-                break
-            if len(graph[node]) < 3:
-                others = list(graph.pop(node))
-                for other in others:
-                    graph[other].discard(node)
-                if len(others) == 2:
-                    graph[others[0]].add(others[1])
-                    graph[others[1]].add(others[0])
-    row = {node: k for k, node in enumerate(graph)}
-    adjacency = np.eye(keep, dtype=np.float32)
+        order = np.array(list(graph))[torch.randperm(len(graph)).tolist()].tolist()
+        while order and len(graph) > keep:
+            node = order.pop()
+            if node == 0 or len(graph[node]) >= 3:
+                continue
+            others = list(graph.pop(node))
+            for other in others:
+                graph[other].discard(node)
+            if len(others) == 2:
+                graph[others[0]].add(others[1])
+                graph[others[1]].add(others[0])
+    kept = list(graph)
+    row = {node: k for k, node in enumerate(kept)}
+    adjacency = np.zeros((keep, keep))
     for node, around in graph.items():
         for other in around:
-            adjacency[row[node], row[other]] = 1.0
-    moved = pos[list(graph)] + np.random.normal(0.0, 1.0, (keep, 3)) + np.random.normal(0.0, 10.0, 3)
-    return moved.astype(np.float32), adjacency
+            i, j = row[node], row[other]
+            adjacency[i, i] = True
+            adjacency[i, j] = True
+            adjacency[j, i] = True
+    turn = Rotation.random().as_matrix()
+    turn[1] = turn[:, 1] = 0.0
+    turn[1, 1] = 1.0
+    moved = cell.pos[kept] @ turn
+    moved = moved + torch.randn(keep, 3).numpy() + 10.0 * torch.randn(3).numpy()
+    return moved.astype(np.float32), adjacency.astype(np.float32)
 
 
 def published_encoding(adjacency: Tensor, columns: int) -> Tensor:
@@ -130,8 +178,6 @@ def random_cell(seed: int) -> CellGraph:
     pos = rng.normal(0.0, 5.0, (CELL_NODES, 3))
     for i in range(1, CELL_NODES):
         pos[i] += pos[parent[i]]
-    from nissl.datasets.cell_graph import take
-
     zeros = np.zeros(CELL_NODES)
     return take(CellGraph(pos.astype(np.float32), zeros, zeros.astype(np.int8), parent, id=str(seed)), parent, 0)
 
@@ -152,18 +198,11 @@ def measure(batch: int, nodes: int, depth: int, heads: int, repeats: int) -> dic
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = GraphDINO(32, depth, heads, positions="reference", position_scale_um=1.0, head="reference")
-    settings = ViewSettings(nodes, rotation="axis", jitter_std_um=1.0, shift_std_um=10.0)
+    settings = ViewSettings(nodes, NUM_CUTS, rotation="axis", jitter_std_um=1.0, shift_std_um=10.0)
     rng = np.random.default_rng(0)
     cells = [random_cell(k) for k in range(batch)]
     trees = [CachedTree.from_cell(cell, CELL_NODES, rng) for cell in cells]
-    graphs = []
-    for cell in cells:
-        neighbours: dict[int, set[int]] = {k: set() for k in range(len(cell))}
-        for child, above in enumerate(cell.parent.tolist()):
-            if above >= 0:
-                neighbours[child].add(above)
-                neighbours[above].add(child)
-        graphs.append(neighbours)
+    theirs_of = [PublishedCell(cell) for cell in cells]
 
     def our_data() -> tuple[Tensor, Tensor, Tensor]:
         parts = []
@@ -179,7 +218,7 @@ def measure(batch: int, nodes: int, depth: int, heads: int, repeats: int) -> dic
         return pos, adjacency, pe
 
     def published_data() -> tuple[Tensor, Tensor, Tensor]:
-        views = [published_view(g, c.pos, nodes) for _ in range(2) for g, c in zip(graphs, cells, strict=True)]
+        views = [published_view(cell, nodes, NUM_CUTS) for _ in range(2) for cell in theirs_of]
         pos, adjacency = (torch.from_numpy(np.stack(column)) for column in zip(*views, strict=True))
         return pos, adjacency, published_encoding(adjacency, 32)
 
@@ -197,9 +236,9 @@ def measure(batch: int, nodes: int, depth: int, heads: int, repeats: int) -> dic
             draw_view(tree, settings, rng)
 
     def published_views() -> None:
-        for graph, cell in zip(graphs, cells, strict=True):
-            published_view(graph, cell.pos, nodes)
-            published_view(graph, cell.pos, nodes)
+        for cell in theirs_of:
+            published_view(cell, nodes, NUM_CUTS)
+            published_view(cell, nodes, NUM_CUTS)
 
     views = least(repeats, published_views, our_views)
     step = least(repeats, lambda: theirs(*data), lambda: ours(*data))

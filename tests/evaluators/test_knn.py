@@ -61,6 +61,10 @@ def test_the_first_protocol_is_the_headline_and_the_others_stand_beside_it() -> 
     assert result.scalars["knn/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, vote))
     assert 0.5 < result.scalars["knn/repeated_folds/balanced_accuracy"] <= 1.0
     assert result.scalars["knn_minus_morphometrics/repeated_folds/p"] <= 1.0
+    gain = result.scalars["knn_with_morphometrics_minus_density/balanced_accuracy"]
+    both, density = (result.scalars[f"knn_{name}/balanced_accuracy"] for name in ("with_morphometrics", "density"))
+    assert gain == pytest.approx(both - density)
+    assert "knn_with_morphometrics_minus_learnt/p" not in result.scalars
     assert {row["protocol"] for row in result.tables["methods"]} == {"leave_one_out", "repeated_folds"}
     assert result.tables["splits"][0]["splits"] == 6 and len(result.tables["splits"]) == 8
     assert all(row["ssl_saw_test"] is True for row in result.tables["methods"])

@@ -76,13 +76,29 @@ def test_the_form_for_other_devices_has_the_same_gradients(layer: ACAttention, m
     grads = []
     for blockwise in (True, False):
         if not blockwise:
-            monkeypatch.setattr(module._BlockwiseAttention, "apply", module._attend)
+            monkeypatch.setattr(
+                module, "_attend_blockwise", lambda q, k, v, *rest: module._attend(q, k, v, module._mask(*rest))
+            )
         layer.zero_grad()
         inner = x.clone().requires_grad_()
         layer(inner, adjacency).square().sum().backward()
         grads.append([inner.grad, *[p.grad for p in layer.parameters()]])
     for ours, plain in zip(*grads, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_that_underflow_have_their_gradients_too(layer: ACAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, adjacency = random_input()
+    fixed_trade_off(layer, 5000.0, 1.0)
+    grads = []
+    for in_full in (False, True):  # as it is, and with the logarithm of the sum always taken in full
+        if in_full:
+            monkeypatch.setattr(module, "_log_sum", lambda scores, _: torch.logsumexp(scores, dim=-1, keepdim=True))
+        inner = x.clone().requires_grad_()
+        layer(inner, adjacency).square().sum().backward()
+        grads.append(inner.grad)
+    assert bool(torch.stack(grads).isfinite().all())
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=1e-6)
 
 
 def test_under_autocast_the_result_is_close_and_gradients_reach_everything(layer: ACAttention) -> None:

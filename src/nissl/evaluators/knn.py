@@ -3,7 +3,7 @@
 Weis et al. 2023 vote with k = 5. The first protocol of the list is the headline and gives `knn/accuracy`; the others
 stand in the table and under `knn/<protocol>/...`. Nothing is tuned on test: where several k are given, one is chosen
 per split by leave-one-out within its training cells. Every method gets intervals (bootstrap over cells, stratified by
-class), and every baseline the paired difference of the embedding from it.
+class), and every baseline the paired difference of the embedding from it, alone and side by side with morphometrics.
 
 Under "given", a test source whose classes are all unknown to the training cells (`dataset.test_path` of an archive that
 was never seen) is scored by leave-one-out within itself.
@@ -34,6 +34,7 @@ from nissl.evaluators.protocols import (
 )
 from nissl.evaluators.result import Result
 
+COMPARED = {"learnt": "learnt_minus_this", "with_morphometrics": "with_morphometrics_minus_this"}  # table columns
 MANY_SPLITS = 60  # above it single splits (left-out cells) have no row of their own
 
 
@@ -74,6 +75,10 @@ class KNN:
         "knn_minus_*/balanced_accuracy_low": None,
         "knn_minus_*/balanced_accuracy_high": None,
         "knn_minus_*/p": "min",
+        "knn_with_morphometrics_minus_*/balanced_accuracy": "max",
+        "knn_with_morphometrics_minus_*/balanced_accuracy_low": None,
+        "knn_with_morphometrics_minus_*/balanced_accuracy_high": None,
+        "knn_with_morphometrics_minus_*/p": "min",
     }
 
     def __init__(
@@ -137,7 +142,7 @@ class KNN:
                 tested = np.flatnonzero(np.isfinite(scored["learnt"].correct))
                 tables["recall"] = _recall_table(scored, cohort.labels, cohort.classes, tested)
                 if len(set(cohort.sources)) > 1:
-                    tables["sources"] = _source_rows(scored, cohort, tested)
+                    tables["sources"] = _source_rows(scored, cohort, tested, self.num_resamples, self.seed)
                 predicted = scored["learnt"].last_prediction[tested]
                 what = f"the vote on the embedding of {len(tested)} cells ({protocol.replace('_', ' ')})"
                 figures["confusion"] = confusion_figure(cohort.labels[tested], predicted, cohort.classes, what)
@@ -214,21 +219,19 @@ class KNN:
             scalars |= {f"{metric}{suffix}/{key}": value for key, value in score.items()}
             row: dict[str, Any] = {"method": metric, "protocol": protocol}
             row |= {key: round(value, 4) for key, value in score.items()}
-            row |= {"difference_of_knn": "", "difference_low": "", "difference_high": "", "p": ""}
-            row["chosen_k"] = _listed(sorted(set(scores.chosen_k)))
-            if name != "learnt":
-                value, low, high, p = paired_difference(
-                    scored["learnt"].correct[tested], scores.correct[tested], labels, self.num_resamples, self.seed
+            for ours, prefix in COMPARED.items():
+                columns = [prefix, f"{prefix}_low", f"{prefix}_high", f"{prefix}_p"]
+                row |= dict.fromkeys(columns, "")
+                if ours not in scored or name in (ours, "learnt"):
+                    continue
+                values = paired_difference(
+                    scored[ours].correct[tested], scores.correct[tested], labels, self.num_resamples, self.seed
                 )
-                row.update(difference_of_knn=round(value, 4), difference_low=round(low, 4),
-                           difference_high=round(high, 4), p=round(p, 5))  # fmt: skip
-                difference = f"knn_minus_{name}{suffix}"
-                scalars |= {
-                    f"{difference}/balanced_accuracy": value,
-                    f"{difference}/balanced_accuracy_low": low,
-                    f"{difference}/balanced_accuracy_high": high,
-                    f"{difference}/p": p,
-                }
+                row |= {c: round(value, 5) for c, value in zip(columns, values, strict=True)}
+                difference = f"{'knn' if ours == 'learnt' else f'knn_{ours}'}_minus_{name}{suffix}"
+                keys = ("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "p")
+                scalars |= {f"{difference}/{key}": value for key, value in zip(keys, values, strict=True)}
+            row["chosen_k"] = _listed(sorted(set(scores.chosen_k)))
             rows.append({**row, **facts})
         return rows, scalars
 
@@ -313,15 +316,21 @@ def _recall_table(
     return rows
 
 
-def _source_rows(scored: dict[str, Scores], cohort: Cohort, tested: np.ndarray) -> list[dict[str, Any]]:
-    """Balanced accuracy of every method within each archive of a joint data set."""
+def _source_rows(
+    scored: dict[str, Scores], cohort: Cohort, tested: np.ndarray, num_resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Balanced accuracy of every method within each archive of a joint data set, with 95 % intervals."""
     rows = []
     for source in sorted(set(cohort.sources[tested])):
         own = tested[cohort.sources[tested] == source]
-        row: dict[str, Any] = {"source": source, "test_cells": len(own), "classes": len(set(cohort.labels[own]))}
+        labels = np.unique(cohort.labels[own], return_inverse=True)[1]
+        row: dict[str, Any] = {"source": source, "test_cells": len(own), "classes": len(np.unique(labels))}
         for name, s in scored.items():
-            recalls = [s.correct[own][cohort.labels[own] == c].mean() for c in np.unique(cohort.labels[own])]
-            row["knn" if name == "learnt" else f"knn_{name}"] = round(float(np.mean(recalls)), 4)
+            score = bootstrap_accuracy(s.correct[own], labels, num_resamples, seed)
+            metric = "knn" if name == "learnt" else f"knn_{name}"
+            row[metric] = round(score.balanced_accuracy, 4)
+            row[f"{metric}_low"] = round(score.balanced_accuracy_low, 4)
+            row[f"{metric}_high"] = round(score.balanced_accuracy_high, 4)
         rows.append(row)
     return rows
 

@@ -15,13 +15,13 @@ Computed in an exact form that costs well under half. Since heads have the full 
 with a D x D matrix per head, so keys need no projection of their own; and Wo folds into the values, so the heads'
 outputs are summed and not projected. A and g are never copied per head. With gradients on a CPU the softmax is made
 block by block of query nodes, small enough to stay in the cache, and made again in the backward pass instead of being
-stored (benchmarks/graph_dino.py).
+stored; from the log of its sum, which is kept, one exponential does (benchmarks/graph_dino.py). A tree's adjacency is
+nearly empty, so g is added where it has entries and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 # B graphs, N nodes (with the CLS token), D features, H heads
 
+PADDED_SCORE = -1e9  # exp of it is 0, and it stays finite times 0
 BLOCK_FLOATS = 2**17  # softmax weights of a block of query nodes, 512 kB in float32: a part of a core's own cache
 
 
@@ -55,12 +56,12 @@ class ACAttention(nn.Module):
         self.trade_off.reset_parameters()
         nn.init.uniform_(self.trade_off.weight, 0.0, 0.01)  # l and g start near 1, as in the reference
 
-    def forward(self, x: Tensor, adjacency: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, adjacency: Tensor | Neighbours, padding: Tensor | None = None) -> Tensor:
         """Mix the nodes.
 
         Args:
             x: (B, N, D).
-            adjacency: (B, N, N) in {0, 1} with ones on the diagonal.
+            adjacency: (B, N, N) in {0, 1} with ones on the diagonal; as `Neighbours` where several layers share it.
             padding: (B, N), true where there is no node; None where there is no padding.
 
         Returns:
@@ -68,6 +69,7 @@ class ACAttention(nn.Module):
         """
         b, n, d = x.shape
         h = self.num_heads
+        neighbours = Neighbours(adjacency) if isinstance(adjacency, Tensor) else adjacency
         wq, wk, wv = self.qkv.weight.view(3, h, d, d)  # (H, D out, D in) each
         wo = self.out.weight.view(d, h, d)  # (D out, H, D in)
         score_weight = torch.einsum("hod,hoe->hed", wq, wk).reshape(h * d, d)
@@ -76,19 +78,73 @@ class ACAttention(nn.Module):
         trade_off = self.trade_off(x)
         if self.use_exp:
             trade_off = trade_off.exp()
-        local, neighbours = trade_off[..., :1], trade_off[..., 1:]
-        q = linear(x * (local * d**-0.5), score_weight)  # (B, N, H D)
+        local, gain = trade_off[..., :1], trade_off[..., 1]
+        q = linear(x * (local * d**-0.5), score_weight).view(b, n, h, d)
         v = linear(x, value_weight).view(b, n, h, d).transpose(1, 2)  # (B, H, N, D)
-        mask = neighbours * adjacency  # (B, N, N)
-        if padding is not None:
-            mask = mask.masked_fill(padding[:, None, :], -torch.inf)
-        if not torch.is_grad_enabled():
-            mixed = _attend_fused(q.view(b, n, h, d), x, v, mask)
-        elif x.device.type == "cpu":
-            mixed = _BlockwiseAttention.apply(q.view(b, n, h, d), x, v, mask)
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            mixed = _attend_blockwise(q, x, v, gain, neighbours, padding)
         else:
-            mixed = _attend(q.view(b, n, h, d), x, v, mask)
+            attend = _attend if torch.is_grad_enabled() else _attend_fused
+            mixed = attend(q, x, v, _mask(gain, neighbours, padding))
         return mixed + self.out.bias
+
+
+class Neighbours:
+    """Adjacency of a batch of graphs, (B, N, N) in {0, 1}, and where its entries are, found once for all layers."""
+
+    def __init__(self, dense: Tensor) -> None:
+        self.dense = dense
+        self._entries: dict[int, Entries] = {}
+
+    def entries(self, num_heads: int) -> Entries:
+        """Where the entries lie in the scores of this many heads."""
+        if num_heads not in self._entries:
+            n = self.dense.shape[1]
+            size = _block_size(n, num_heads)
+            graph, row, column = self.dense.nonzero(as_tuple=True)  # by graph, then by row
+            heads = torch.arange(num_heads, device=row.device) * n
+            place = (((row % size) * num_heads * n + column)[:, None] + heads).view(-1)
+            row = graph * n + row
+            blocks = [(g, start) for g in range(len(self.dense)) for start in range(0, n, size)]
+            first = torch.searchsorted(row, torch.tensor([g * n + start for g, start in blocks])).tolist()
+            self._entries[num_heads] = Entries(
+                row,
+                [
+                    QueryBlock(g, slice(start, min(start + size, n)), slice(a * num_heads, b * num_heads),
+                          place[a * num_heads : b * num_heads])
+                    for (g, start), a, b in zip(blocks, first, [*first[1:], len(row)], strict=True)
+                ],
+            )  # fmt: skip
+        return self._entries[num_heads]
+
+
+class QueryBlock(NamedTuple):
+    """Some query nodes of one graph.
+
+    Attributes:
+        graph: its number in the batch.
+        rows: the query nodes.
+        entries: the adjacency's entries in these rows, each once per head, among all.
+        place: where they lie in the block's flat scores (rows, H, N).
+    """
+
+    graph: int
+    rows: slice
+    entries: slice
+    place: Tensor
+
+
+class Entries(NamedTuple):
+    """Entries of the adjacency: node in the batch of each, (E,), and the blocks they are in."""
+
+    row: Tensor
+    blocks: list[QueryBlock]
+
+
+def _mask(gain: Tensor, neighbours: Neighbours, padding: Tensor | None) -> Tensor:
+    """What is added to the scores of all heads, (B, N, N); gain (B, N)."""
+    mask = gain[..., None] * neighbours.dense
+    return mask if padding is None else mask.masked_fill(padding[:, None, :], -torch.inf)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -106,77 +162,96 @@ def _attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return heads.sum(dim=1)
 
 
+def _attend_blockwise(
+    q: Tensor, k: Tensor, v: Tensor, gain: Tensor, neighbours: Neighbours, padding: Tensor | None
+) -> Tensor:
+    """`_attend` with (N, H, N) never in memory at once, neither forward nor backward, and no dense mask."""
+    return _BlockwiseAttention.apply(q, k, v, gain, neighbours, padding)
+
+
 class _BlockwiseAttention(torch.autograd.Function):
-    """`_attend` with (N, H, N) never in memory at once, neither forward nor backward. Same arguments."""
+    """`_attend` block by block. Padded keys have a further column that makes their scores very small."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        dtypes = q.dtype, v.dtype, mask.dtype
-        q, v, mask = q.to(k.dtype), v.to(k.dtype).contiguous(), mask.to(k.dtype)  # they differ under autocast
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, gain: Tensor, neighbours: Neighbours, padding: Tensor | None
+    ) -> Tensor:
+        dtypes = q.dtype, v.dtype, gain.dtype
+        q, v, gain = q.to(k.dtype), v.to(k.dtype).contiguous(), gain.to(k.dtype)  # they differ under autocast
         b, n, h, d = q.shape
-        out, memory = torch.empty(b, n, d, dtype=k.dtype), torch.empty(2, _block_size(n, h) * h * n, dtype=k.dtype)
+        entries = neighbours.entries(h)
+        if padding is None:
+            long_q, long_k = q, k
+        else:
+            long_q = torch.cat([q, q.new_ones(b, n, h, 1)], dim=-1)
+            long_k = torch.cat([k, PADDED_SCORE * padding[..., None].to(k.dtype)], dim=-1)
+        out, log_sum = torch.empty(b, n, d, dtype=k.dtype), torch.empty(b, n, h, 1, dtype=k.dtype)
+        scores = torch.empty(
+            _block_size(n, h) * h * n, dtype=k.dtype
+        )  # the same memory for every block: it stays cached
+        weights = torch.empty_like(scores)
         with torch.autocast("cpu", enabled=False):
-            for g in range(b):
-                values = v[g].view(h * n, d)
-                for rows in _blocks(n, h):
-                    p = _weights(q[g, rows], k[g], mask[g, rows], *memory)
-                    torch.mm(p.view(-1, h * n), values, out=out[g, rows])
-        ctx.save_for_backward(q, k, v, mask)
-        ctx.dtypes = dtypes
+            gains = _per_head(gain.view(-1)[entries.row], h)
+            for g, rows, own, place in entries.blocks:
+                size = rows.stop - rows.start
+                s, p = (memory[: size * h * n] for memory in (scores, weights))
+                torch.mm(long_q[g, rows].view(size * h, -1), long_k[g].T, out=s.view(size * h, n))
+                s.index_add_(0, place, gains[own])
+                torch.softmax(s.view(size, h, n), dim=-1, out=p.view(size, h, n))
+                torch.mm(p.view(size, h * n), v[g].view(h * n, d), out=out[g, rows])
+                log_sum[g, rows] = _log_sum(s.view(size, h, n), p.view(size, h, n))
+        ctx.save_for_backward(q, k, v, gain, long_k, log_sum)
+        ctx.entries, ctx.dtypes, ctx.is_padded = entries, dtypes, padding is not None
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        q, k, v, mask = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, gain, long_k, log_sum = ctx.saved_tensors
         b, n, h, d = q.shape
         grad_out = grad_outputs[0].to(k.dtype).contiguous()
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        grad_mask = torch.empty_like(mask)
-        memory = torch.empty(2, _block_size(n, h) * h * n, dtype=k.dtype)
+        gains = _per_head(gain.view(-1)[ctx.entries.row], h)
+        grad_gains = torch.empty_like(gains)
+        ones = q.new_ones(b, n, h, 1)
+        long_q = torch.cat([q, ones, -log_sum] if ctx.is_padded else [q, -log_sum], dim=-1)
+        long_k = torch.cat([long_k, ones[:, :, 0]], dim=-1)  # scores less the log of their sum of exponentials
+        weights = torch.empty(_block_size(n, h) * h * n, dtype=k.dtype)
+        grads = torch.empty_like(weights)
         with torch.autocast("cpu", enabled=False):
-            for g in range(b):
-                values, grad_values = v[g].view(h * n, d), grad_v[g].view(h * n, d)
-                for rows in _blocks(n, h):
-                    p = _weights(q[g, rows], k[g], mask[g, rows], *memory)  # (rows, H, N)
-                    size = len(p)
-                    grad_values.addmm_(p.view(size, h * n).T, grad_out[g, rows])
-                    # Softmax: dS = P (dP - sum(P dP)), in the memory of the scores.
-                    grad_s = memory[0, : p.numel()].view(size, h, n)
-                    torch.mm(grad_out[g, rows], values.T, out=grad_s.view(size, h * n))
-                    grad_s.mul_(p)
-                    grad_s.sub_(p.mul_(grad_s.sum(dim=-1, keepdim=True)))
-                    flat = grad_s.view(size * h, n)
-                    torch.mm(flat, k[g], out=grad_q[g, rows].view(size * h, d))
-                    grad_k[g].addmm_(flat.T, q[g, rows].reshape(size * h, d))
-                    torch.sum(grad_s, dim=1, out=grad_mask[g, rows])
-        of_q, of_v, of_mask = ctx.dtypes
-        return grad_q.to(of_q), grad_k, grad_v.to(of_v), grad_mask.to(of_mask)
+            for g, rows, own, place in ctx.entries.blocks:
+                size = rows.stop - rows.start
+                p, grad_s = (memory[: size * h * n] for memory in (weights, grads))
+                torch.mm(long_q[g, rows].view(size * h, -1), long_k[g].T, out=p.view(size * h, n))
+                p.index_add_(0, place, gains[own]).exp_()
+                grad_v[g].view(h * n, d).addmm_(p.view(size, h * n).T, grad_out[g, rows])
+                # Softmax: dS = P (dP - sum(P dP)).
+                torch.mm(grad_out[g, rows], v[g].view(h * n, d).T, out=grad_s.view(size, h * n))
+                grad_s.mul_(p)
+                by_key = grad_s.view(size * h, n)
+                by_key.addcmul_(p.view(size * h, n), by_key.sum(dim=-1, keepdim=True), value=-1.0)
+                torch.mm(by_key, k[g], out=grad_q[g, rows].view(size * h, d))
+                grad_k[g].addmm_(by_key.T, q[g, rows].view(size * h, d))
+                torch.index_select(grad_s, 0, place, out=grad_gains[own])
+        grad_gain = gain.new_zeros(b * n).index_add_(0, ctx.entries.row, grad_gains.view(-1, h).sum(dim=1)).view(b, n)
+        of_q, of_v, of_gain = ctx.dtypes
+        return grad_q.to(of_q), grad_k, grad_v.to(of_v), grad_gain.to(of_gain), None, None
+
+
+def _per_head(values: Tensor, num_heads: int) -> Tensor:
+    """Each of the values (E,) once per head, (E H,)."""
+    return values[:, None].expand(-1, num_heads).reshape(-1)
+
+
+def _log_sum(scores: Tensor, weights: Tensor) -> Tensor:
+    """Log of the sum of exponentials of the scores (rows, H, N), (rows, H, 1), from their softmax.
+
+    One key is enough, unless its weight is too small to have a logarithm of full precision.
+    """
+    first = weights[..., :1]
+    if bool((first > torch.finfo(first.dtype).tiny).all()):
+        return scores[..., :1] - first.log()
+    return torch.logsumexp(scores, dim=-1, keepdim=True)
 
 
 def _block_size(num_nodes: int, num_heads: int) -> int:
     return min(num_nodes, max(1, BLOCK_FLOATS // (num_heads * num_nodes)))
-
-
-def _blocks(num_nodes: int, num_heads: int) -> Iterator[slice]:
-    size = _block_size(num_nodes, num_heads)
-    for start in range(0, num_nodes, size):
-        yield slice(start, min(start + size, num_nodes))
-
-
-def _weights(q: Tensor, k: Tensor, mask: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
-    """Softmax over keys of a block of queries, (rows, H, N), in the memory `weights`.
-
-    The same memory for every block stays in the cache, and is not asked of the system each time.
-
-    Args:
-        q: (rows, H, D).
-        k: (N, D).
-        mask: (rows, N).
-        scores, weights: flat memory for at least rows * H * N numbers each.
-    """
-    rows, h, d = q.shape
-    n = len(k)
-    s = scores[: rows * h * n].view(rows, h, n)
-    torch.mm(q.reshape(rows * h, d), k.T, out=s.view(rows * h, n))
-    s.add_(mask[:, None, :])
-    return torch.softmax(s, dim=-1, out=weights[: rows * h * n].view(rows, h, n))

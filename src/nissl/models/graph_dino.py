@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nissl.models.ac_attention import ACAttention
+from nissl.models.ac_attention import ACAttention, Neighbours
 from nissl.models.laplacian_positions import KINDS, SIGNS, Kind, Signs, laplacian_positions
 
 NUM_FEATURES = 3  # x, y, z
@@ -54,7 +54,7 @@ class Block(nn.Module):
         self.attention = ACAttention(dim, num_heads, use_exp)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
 
-    def forward(self, x: Tensor, adjacency: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, adjacency: Neighbours, padding: Tensor | None) -> Tensor:
         x = self.norm1(x)
         x = self.attention(x, adjacency, padding) + x
         x = self.norm2(x)
@@ -218,8 +218,9 @@ class GraphDINO(nn.Module):
         with_cls[:, 1:, 1:] = adjacency
         padding = None if mask is None else nn.functional.pad(~mask, (1, 0), value=False)
         x = self.tokens(pos / self.position_scale_um, pe, hidden)  # (B, N + 1, D)
+        neighbours = Neighbours(with_cls)
         for block in self.blocks:
-            x = block(x, with_cls, padding)
+            x = block(x, neighbours, padding)
         return x
 
     def position_encoder(self) -> Callable[..., np.ndarray]:
