@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import torch
 from flood_fill.test_canvas import DELTAS, FOV, oracle, thresholds
@@ -85,3 +87,12 @@ def test_a_start_that_does_not_bring_its_segment_back_is_followed_by_another():
 def test_a_subvolume_is_cut_off_at_the_faces():
     box = subvolume((2, 10, 38), (5, 5, 5), (20, 20, 40))
     assert box.start_zyx == (0, 5, 33) and box.stop_zyx == (8, 16, 40)
+
+
+def test_refused_pairs_are_refused_by_their_smaller_half_alone():
+    early = dataclasses.replace(SETTINGS, terminate_early=True)
+    for (image, ids), accepted in ((cut_tube(), True), (touching_tubes(), False)):
+        points, (whole,) = scored(image, ids)
+        _, (scores,) = scored(image, ids, early)
+        assert published_rule(whole, RULE) == published_rule(scores, RULE) == accepted
+        assert (scores == whole) == accepted and (scores.moves < whole.moves) == (not accepted)

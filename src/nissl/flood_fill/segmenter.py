@@ -133,6 +133,11 @@ class FloodFill:
         other.precision = precision
         return other
 
+    @property
+    def precision_key(self) -> str:
+        """What of the precision decides a result."""
+        return f"int8/{self.calibration_moves}" if self.precision == "int8" else self.precision
+
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
         trained = [float(getattr(network, name)) for name in ("init_activation", "pad_value", "move_threshold")]
@@ -176,7 +181,7 @@ class FloodFill:
         masks = [self.masks(volume, triple(network.fov_zyx)) for volume in volumes]  # type: ignore[arg-type]
         key = fingerprint(
             (thresholds, network.fov_zyx, network.deltas_zyx, self.seed_policies, limit, self.moves),
-            (self.batch_size, self.precision, self.reflect_border, self.backend, self.grow_nm),
+            (self.batch_size, self.precision_key, self.reflect_border, self.backend, self.grow_nm),
             network.state_dict(),
             [volume_facts(volume) for volume in volumes],
             masks,

@@ -73,6 +73,7 @@ class Agglomeration:
         max_caliber_ratio: float | None,
         min_turn_degrees: float | None,
         min_voxels: int = 0,
+        terminate_early: bool = False,
     ) -> None:
         if pairs not in ("disputed", "all"):
             raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
@@ -83,6 +84,7 @@ class Agglomeration:
             triple(np.asarray(exclusion_radius_zyx)),
             max_tries,
             recovered,
+            terminate_early,
         )
         weights = None if calibration is None else read_calibration(Path(calibration))
         self.rule = Rule(min_iou, min_consistency, max_deleted, weights, min_probability)
@@ -240,7 +242,7 @@ class StagedFloodFill:
         thresholds = self.flood.thresholds(network)
         key = fingerprint(
             network.state_dict(), fov, deltas, thresholds, settings.resegmentation, self.flood.moves,
-            (self.flood.precision, self.flood.backend), volume_facts(volume), ids,
+            (self.flood.precision_key, self.flood.backend), volume_facts(volume), ids,
         )  # fmt: skip
         forbidden, _ = self.flood.masks(volume, fov)
         around = Surroundings(
