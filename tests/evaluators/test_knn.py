@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from nissl.evaluators.embedding_figures import effective_rank
 from nissl.evaluators.knn import KNN
 
 spec = importlib.util.spec_from_file_location("cells", Path(__file__).with_name("cells.py"))
@@ -106,6 +107,8 @@ def test_figures_carry_their_numbers() -> None:
     result = knn()(*cells.task_and_data(source))
     assert result.figures["confusion"].data["confusion"].sum() == 30
     assert result.figures["embedding"].data["tsne"].shape == (105, 2)
+    assert result.figures["spectrum"].data["learnt"].sum() == pytest.approx(1.0)
+    assert 2.0 < result.scalars["knn/effective_rank"] <= 6.0
     assert all(figure.png.startswith(b"\x89PNG") for figure in result.figures.values())
 
 
@@ -144,6 +147,12 @@ def test_within_sources_no_cell_is_named_by_another_archive() -> None:
     rows = {row["source"]: row for row in apart.tables["sources"]}
     assert rows["new"]["knn"] == 1.0
     assert all("within each source" in note for note in apart.notes if note.startswith("leave_one_out"))
+
+
+def test_two_equal_singular_values_are_an_effective_rank_of_2() -> None:
+    square = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    assert effective_rank(square)[0] == pytest.approx(2.0)
+    assert np.isnan(effective_rank(np.ones((4, 3)))[0])
 
 
 @pytest.mark.parametrize(

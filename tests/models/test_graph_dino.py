@@ -49,6 +49,16 @@ def test_a_batch_gives_one_row_per_graph() -> None:
     assert model(batch).shape == (3, 10) and model.embed(batch).shape == (3, 16)
 
 
+def test_the_cls_token_is_a_neighbour_of_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    import nissl.models.graph_dino as module
+
+    original = module.Neighbours
+    monkeypatch.setattr(module, "Neighbours", lambda dense: seen.append(dense) or original(dense))
+    small_model().embed(Batch.from_data_list([tree(12, 0)]))
+    assert torch.equal(seen[0][0, 0], torch.eye(13)[0]) and torch.equal(seen[0][0, :, 0], torch.eye(13)[0])
+
+
 @pytest.mark.parametrize("changes", [{}, {"readout": "cls_and_mean", "num_waves": 2}])
 def test_padding_changes_nothing(changes: dict[str, object]) -> None:
     model, graphs = small_model(**changes), [tree(12, 0), tree(30, 1), tree(21, 2)]

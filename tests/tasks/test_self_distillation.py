@@ -142,6 +142,16 @@ def test_monitors_are_logged_once_the_window_is_full() -> None:
     assert {name for name in trainer.callback_metrics} <= set(SelfDistillation.metrics)
 
 
+def test_too_warm_a_teacher_raises_the_warning_of_uniform_collapse_and_the_usual_one_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fit(make_task(teacher_temp=5.0, monitor_window=30, warmup_steps=0), DataModule(make_source(), 15), max_epochs=2)
+    assert "uniform collapse" in caplog.text and "lower task.teacher_temp" in caplog.text
+    caplog.clear()
+    fit(make_task(monitor_window=30, warmup_steps=0), DataModule(make_source(), 15), max_epochs=2)
+    assert "collapse" not in caplog.text
+
+
 def test_validation_probes_the_embeddings() -> None:
     trainer = fit(make_task(koleo_weight=0.1), DataModule(make_source(), 5), max_epochs=1)
     assert 1.0 <= float(trainer.callback_metrics["collapse/effective_rank"]) <= 8.0

@@ -1,4 +1,4 @@
-"""Figures shared by the evaluators of embeddings: confusion, map of the cells, methods side by side."""
+"""Figures shared by the evaluators of embeddings: confusion, map of the cells, spectrum, methods side by side."""
 
 from __future__ import annotations
 
@@ -48,6 +48,36 @@ def plane_projections(values: np.ndarray, seed: int) -> tuple[dict[str, np.ndarr
     scaled = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0).mean(), 1e-12)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(scaled)
     return {"t-SNE": tsne, "PCA": pca}, perplexity
+
+
+def effective_rank(values: np.ndarray) -> tuple[float, np.ndarray]:
+    """exp of the entropy of the normalised singular values of centred embeddings (n, D), and these; NaN if all equal.
+
+    Source: Roy and Vetterli 2007, https://ieeexplore.ieee.org/document/7098875.
+    """
+    singular = np.linalg.svd(values - values.mean(axis=0), compute_uv=False)
+    if singular.sum() == 0:
+        return float("nan"), singular
+    share = singular / singular.sum()
+    seen = share[share > 0]
+    return float(np.exp(-np.sum(seen * np.log(seen)))), share
+
+
+def spectrum_figure(values: np.ndarray, reference: np.ndarray) -> Figure:
+    """Singular values of embeddings (n, D) beside those of an untrained network: how many directions are in use."""
+    from matplotlib.figure import Figure as Canvas
+
+    rank, share = effective_rank(values)
+    untrained, before = effective_rank(reference)
+    canvas = Canvas(figsize=(5.5, 3.6))
+    axes = canvas.add_subplot()
+    axes.bar(np.arange(1, len(share) + 1), share, color="#0072B2", label=f"learnt, effective rank {rank:.1f}")
+    axes.plot(np.arange(1, len(before) + 1), before, "o", ms=4, color="#D55E00", label=f"untrained, {untrained:.1f}")
+    axes.set_xlabel("component of the centred embeddings")
+    axes.set_ylabel("share of the sum of singular values")
+    axes.legend()
+    caption = f"Spectrum of the embeddings of {len(values)} cells. One bar alone is a collapsed embedding."
+    return Figure.from_matplotlib(canvas, caption, {"learnt": share, "untrained": before})
 
 
 def embedding_figure(

@@ -19,7 +19,13 @@ import numpy as np
 
 from nissl.evaluators.accuracy_intervals import bootstrap_accuracy, paired_difference
 from nissl.evaluators.baselines import EMBEDDING_SCALINGS, Cohort, EmbeddingScaling, Method, gather
-from nissl.evaluators.embedding_figures import confusion_figure, embedding_figure, methods_figure
+from nissl.evaluators.embedding_figures import (
+    confusion_figure,
+    effective_rank,
+    embedding_figure,
+    methods_figure,
+    spectrum_figure,
+)
 from nissl.evaluators.embeddings import Draws
 from nissl.evaluators.neighbours import balanced_accuracy, choose_k, knn_predict
 from nissl.evaluators.protocols import (
@@ -71,6 +77,7 @@ class KNN:
         "knn*/accuracy_high": None,
         "knn*/balanced_accuracy_low": None,
         "knn*/balanced_accuracy_high": None,
+        "knn/effective_rank": "max",
         "knn_minus_*/balanced_accuracy": "max",
         "knn_minus_*/balanced_accuracy_low": None,
         "knn_minus_*/balanced_accuracy_high": None,
@@ -155,6 +162,8 @@ class KNN:
         learnt = cohort.methods["learnt"][0].blocks[0].values
         is_test = np.isin(np.arange(len(cohort.labels)), cohort.rows["test"])
         figures["embedding"] = embedding_figure(learnt, cohort.labels, is_test, cohort.classes, self.seed)
+        figures["spectrum"] = spectrum_figure(learnt, cohort.methods["untrained"][0].blocks[0].values)
+        scalars["knn/effective_rank"] = effective_rank(learnt)[0]
         figures["methods"] = methods_figure(
             tables["methods"], "balanced_accuracy", "balanced accuracy",
             "Balanced accuracy of the vote on each method's features; 95 % bootstrap intervals over cells.",
