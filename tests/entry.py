@@ -35,6 +35,8 @@ SMALL = {
             ),
         ],
     ),
+    "calcium_checks": ["dataset.trials=5", "dataset.pairs=false", "evaluator.map_checks.retrain_steps=2"],
+    "calcium_artefact": ["dataset.trials=5", "dataset.pairs=false"],
     "calcium_leakage": ["dataset.trials=5", "dataset.pairs=false", "dataset.network_seeds=[0]"],
     "graph_dino_quick": [],
     "ffn_quick": [],
