@@ -42,6 +42,7 @@ SMALL = {
     "ffn_quick": [],
     "graph_dino_allen_reference": ["evaluator=[knn]", "dataset.embed_nodes=200", "loader.batch_size=8"],
     "graph_dino_joint": ["evaluator=[knn]", "loader.batch_size=8"],
+    "ffn_songbird": ["segmenter.max_moves=20", "evaluator.segmentation.untrained_max_moves=0"],
     "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
     **dict.fromkeys(

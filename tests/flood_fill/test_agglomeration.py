@@ -93,6 +93,18 @@ def test_calibers_turns_and_fragments_can_forbid_a_join():
     assert reason((1, 2), max_fragments=1) == "max_fragments"
 
 
+def test_a_join_inside_a_mask_can_be_forbidden():
+    forbidden = np.zeros((1, 1, 12), bool)
+    forbidden[..., 3:5] = True
+    points = decision_points(row_of_three(), NM, 10.0)
+    found = [
+        agglomerate(row_of_three(), NM, points, [GOOD, GOOD], RULE, Vetoes(crosses_mask=on), forbidden)
+        for on in (False, True)
+    ]
+    assert np.unique(found[0][0]).tolist() == [1] and np.unique(found[1][0]).tolist() == [1, 2]
+    assert sorted(row["reason"] for row in found[1][1]) == ["", "crosses_mask"]
+
+
 def test_a_calibration_tells_the_pairs_it_was_fitted_on_and_says_how_sure():
     rng = np.random.default_rng(0)
     is_one = rng.random(400) < 0.5

@@ -52,12 +52,14 @@ class Vetoes:
         max_fragments: segments per component.
         max_caliber_ratio: between the radii of the two segments near their decision point.
         min_turn_degrees: between the directions in which the segments leave their decision point; 180 is straight on.
+        crosses_mask: no pair whose decision point lies where moves are forbidden, as in a vessel or at a jump.
     """
 
     soma_radius_nm: float | None = None
     max_fragments: int | None = None
     max_caliber_ratio: float | None = None
     min_turn_degrees: float | None = None
+    crosses_mask: bool = False
 
 
 def consistencies(scores: PairScores) -> tuple[float, float, float, float]:
@@ -167,8 +169,12 @@ def agglomerate(
     scores: Sequence[PairScores],
     rule: Rule,
     vetoes: Vetoes,
+    forbidden: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Join accepted pairs, from the most certain one down, unless a veto speaks.
+
+    Args:
+        forbidden: (Z, Y, X) bool, for the veto `crosses_mask`.
 
     Returns:
         (Z, Y, X) segmentation in which each component has the smallest id of its segments, and one row per pair: ids,
@@ -180,7 +186,7 @@ def agglomerate(
     else:
         certainty = merge_probability(scores, rule.calibration)
         accepted = (certainty >= rule.min_probability).tolist()
-    components = _Components(segmentation, voxel_size_zyx_nm, vetoes)
+    components = _Components(segmentation, voxel_size_zyx_nm, vetoes, forbidden)
     rows: list[dict[str, Any]] = []
     for i in np.argsort(-certainty, kind="stable"):
         point, reason = points[i], "" if accepted[i] else "scores"
@@ -207,8 +213,15 @@ def agglomerate(
 class _Components:
     """Which segments are joined so far, and what their components hold."""
 
-    def __init__(self, segmentation: np.ndarray, voxel_size: tuple[float, float, float], vetoes: Vetoes) -> None:
+    def __init__(
+        self,
+        segmentation: np.ndarray,
+        voxel_size: tuple[float, float, float],
+        vetoes: Vetoes,
+        forbidden: np.ndarray | None,
+    ) -> None:
         self.segmentation, self.voxel_size, self.vetoes = segmentation, np.asarray(voxel_size), vetoes
+        self.forbidden = forbidden
         self.parent = np.arange(int(segmentation.max(initial=0)) + 1)
         self.fragments = np.ones(len(self.parent), np.int64)
         self.somata = np.zeros(len(self.parent), np.int64)
@@ -238,6 +251,8 @@ class _Components:
 
     def _veto(self, a: int, b: int, point: DecisionPoint) -> str:
         limits = self.vetoes
+        if limits.crosses_mask and self.forbidden is not None and self.forbidden[point.point_zyx]:
+            return "crosses_mask"
         if self.somata[a] + self.somata[b] > 1:
             return "two_somata"
         if limits.max_fragments is not None and self.fragments[a] + self.fragments[b] > limits.max_fragments:

@@ -74,6 +74,7 @@ class Agglomeration:
         min_turn_degrees: float | None,
         min_voxels: int = 0,
         terminate_early: bool = False,
+        crosses_mask: bool = False,
     ) -> None:
         if pairs not in ("disputed", "all"):
             raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
@@ -88,7 +89,7 @@ class Agglomeration:
         )
         weights = None if calibration is None else read_calibration(Path(calibration))
         self.rule = Rule(min_iou, min_consistency, max_deleted, weights, min_probability)
-        self.vetoes = Vetoes(soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees)
+        self.vetoes = Vetoes(soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees, crosses_mask)
 
 
 def read_calibration(path: Path) -> tuple[float, ...]:
@@ -224,7 +225,8 @@ class StagedFloodFill:
             wanted = disputed_pairs(ids, others, self.dust)
             points = [point for point in points if (point.first, point.second) in wanted]
         scores = self._scores(network, volume, ids, points, voxel_size)
-        joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes)
+        forbidden, _ = self.flood.masks(volume, triple(network.fov_zyx))  # type: ignore[arg-type]
+        joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes, forbidden)
         log.info("agglomeration: %d of %d pairs joined", sum(row["joined"] for row in rows), len(rows))
         return joined, rows, sum(score.moves for score in scores)
 
