@@ -42,7 +42,15 @@ SMALL = {
     "ffn_quick": [],
     "graph_dino_allen_reference": ["evaluator=[knn]", "dataset.embed_nodes=200", "loader.batch_size=8"],
     "graph_dino_joint": ["evaluator=[knn]", "loader.batch_size=8"],
-    "ffn_songbird": ["segmenter.max_moves=20", "evaluator.segmentation.untrained_max_moves=0"],
+    "ffn_songbird": [
+        *("dataset.shape_zyx=[40,96,96]", "dataset.num_neurites=10", "dataset.num_train=1"),
+        *("dataset.misalignments=[[26,8,-7]]", "dataset.vessel_radius_nm=100", "dataset.soma_radius_nm=200"),
+        *("segmenter.max_moves=5", "evaluator.segmentation.untrained_max_moves=0", "loader.batch_size=2"),
+    ],
+    "tissue_songbird": [
+        *("dataset.shape_zyx=[32,112,112]", "dataset.num_neurites=8", "dataset.num_train=1"),
+        *("dataset.misalignments=[[20,8,-7]]", "dataset.vessel_radius_nm=120", "dataset.soma_radius_nm=200"),
+    ],
     "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
     **dict.fromkeys(
