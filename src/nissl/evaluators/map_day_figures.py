@@ -80,7 +80,8 @@ def change(
     left.hist(drawn["zncc_sum"], bins=40, color="0.7")
     left.axvline(observed, color=AFTER, lw=2)
     left.axvline(0, color="black", lw=0.8, linestyle=":")
-    left.set(xlabel=f"change of the ZNCC sum (network {seeds[0][0]})", ylabel="permutations of trials")
+    whose = "" if total.scope == "frames" else f" (network {seeds[0][0]})"
+    left.set(xlabel=f"change of the ZNCC sum{whose}", ylabel="permutations of trials")
     left.set_title(f"observed {observed:+.1f}, p over trials {total.p_trial[0]:.2g}", fontsize=9)
 
     both = (total.reference, total.day)
@@ -92,9 +93,8 @@ def change(
     low, high = total.interval
     middle.set_xticks([0, 1], days)
     middle.set(xlim=(-0.5, 1.5), ylabel="ZNCC sum, one dot per network" if len(total.day) > 1 else "ZNCC sum")
-    middle.set_title(
-        f"change {total.size:+.1f} [{low:+.1f}, {high:+.1f}]\np over networks {total.p_seed:.2g}", fontsize=9
-    )
+    over_networks = "" if total.scope == "frames" else f"\np over networks {total.p_seed:.2g}"
+    middle.set_title(f"change {total.size:+.1f} [{low:+.1f}, {high:+.1f}]{over_networks}", fontsize=9)
 
     shown = [name for name in CLASSES if name in changes]
     at = np.arange(len(shown))
@@ -126,7 +126,7 @@ def day_maps(compared: Mapping[str, Compared], days: tuple[str, str], source: An
     from matplotlib.figure import Figure as Canvas
     from matplotlib.patches import Circle
 
-    first = next(iter(compared.values()))
+    first = max(compared.values(), key=lambda own: len(own.names))  # the networks may lack maps of some patterns
     strongest = {cells: name for name, cells in zip(first.names, first.cells, strict=True)}  # last condition of a set
     alone = [strongest[cells] for cells in dict.fromkeys(c for c in first.cells if len(c) == 1)][:8]
     several = [strongest[cells] for cells in dict.fromkeys(c for c in first.cells if len(c) > 1)]
