@@ -6,7 +6,7 @@
 Settings are those of conf/dataset/calcium_pod.yaml, changed by --set. A linear decoder reads log-scaled calcium of all
 cells (with a little noise), trained on trials 1 to 6 and tested on 9 and 10, as the network's frames are labelled. It
 takes about two CPU-seconds a world and day, where a network takes a minute: knobs are found here, then confirmed by
-`experiment=calcium_cfa`. Calibration worlds are not those of the experiments (world_seed 0, 200 to 219).
+`experiment=calcium_cfa`. Calibration worlds are not those of the experiments (world_seed 1, 300 to 319).
 """
 
 from __future__ import annotations
