@@ -50,10 +50,11 @@ def make_task(hidden_token: bool = False, **changes: Any) -> SelfDistillation:
 
 
 def fit(task: SelfDistillation, data: DataModule, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:
+    checkpoints = any(isinstance(callback, pl.callbacks.Checkpoint) for callback in options.get("callbacks", []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about workers and missing loggers
         trainer = pl.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing="callbacks" in options,
+            accelerator="cpu", logger=False, enable_checkpointing=checkpoints,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
         )  # fmt: skip
         trainer.fit(task, data, ckpt_path=ckpt_path)
