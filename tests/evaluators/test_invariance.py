@@ -50,12 +50,14 @@ def test_what_the_embedding_ignores_does_not_move_it_and_what_it_measures_does(d
     )
     assert s["invariance/node_order"] == pytest.approx(0.0, abs=1e-6)
     assert s["invariance/scale_1.5"] > 0.1 and s["invariance/other_thinning"] > 0
-    assert "invariance/encoding_signs" not in s, "this model has no positional encoding"
+    assert "invariance/encoding_signs" not in s and "repeated_eigenvalues" not in result.tables, "it encodes no place"
 
 
 def test_signs_of_the_encoding_move_a_transformer_and_adjacency_is_kept_with_branches(data: SimpleNamespace) -> None:
     model = GraphDINO(dim=8, depth=1, num_heads=2, num_positions=4, num_prototypes=6, head="bounded").eval()
-    s = invariance()(SimpleNamespace(model=model), data).scalars
+    result = invariance()(SimpleNamespace(model=model), data)
+    s = result.scalars
+    assert [row["nodes"] for row in result.tables["repeated_eigenvalues"]] == [24] * 6
     assert s["invariance/encoding_signs"] > 0 and s["invariance/encoding_zero"] > 0
     assert s["invariance/spread"] > 0
 

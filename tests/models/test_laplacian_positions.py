@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nissl.models.laplacian_positions import _smooth, laplacian_positions, normalised_adjacency
+from nissl.models.laplacian_positions import _smooth, laplacian_positions, normalised_adjacency, repeated_eigenvalues
 
 
 def tree_edges(parent: list[int]) -> np.ndarray:
@@ -105,3 +105,11 @@ def test_signs_are_kept_dropped_or_made_canonical_whatever_the_generator() -> No
     raw = laplacian_positions(edges, 30, 6, rng=rng, signs="raw")
     np.testing.assert_array_equal(np.abs(raw), np.abs(canonical))
     np.testing.assert_array_equal(raw, laplacian_positions(edges, 30, 6, signs="raw"))
+
+
+def test_a_star_shares_the_eigenvalue_of_its_arms_and_a_path_shares_none() -> None:
+    star, path = tree_edges([-1] + [0] * 6), tree_edges([-1, 0, 1, 2, 3, 4])
+    # Eigenvalues of a star of 6 arms without self-loops: 0, five times 1, 2.
+    assert repeated_eigenvalues(star, 7, 32, "smooth") == 5 and repeated_eigenvalues(star, 7, 3, "smooth") == 3
+    assert repeated_eigenvalues(path, 6, 32, "smooth") == repeated_eigenvalues(path, 6, 32, "reference") == 0
+    assert repeated_eigenvalues(star, 7, 32, "random_walk") == 0, "no eigenvectors there"

@@ -20,6 +20,13 @@ def test_every_sweep_of_conf_is_able_to_run() -> None:
     assert problems == [] and count > 0
 
 
+@pytest.mark.parametrize("name", ["optimisation", "augmentation", "architecture"])
+def test_each_grid_of_the_graph_dino_paper_is_27_points_on_two_data_sets(name: str) -> None:
+    spec = read_spec(conf_dir() / f"sweep/graph_dino_{name}.yaml", [])
+    points = {tuple(sorted(point.items())) for point in spec.grid()}
+    assert len(points) == spec.num_trials == 27 and spec.parts() == [("rat_s1", 0), ("allen", 0)]
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -103,12 +103,19 @@ class Invariance:
             name = kind if isinstance(shown, str) else f"{kind}_{shown:g}"
             scalars[f"invariance/{name}"] = moved
             scalars[f"invariance/own_{name}"] = own
-        return Result(
-            scalars=scalars,
-            figures={"moved": _figure(rows, len(items))},
-            tables={"disturbances": rows},
-            notes=[f"{len(items)} cells of the {self.split} split; distances relative to {between:.4g} between cells."],
-        )
+        tables = {"disturbances": rows}
+        notes = [f"{len(items)} cells of the {self.split} split; distances relative to {between:.4g} between cells."]
+        if hasattr(model, "repeated_eigenvalues"):
+            counts = [model.repeated_eigenvalues(item.edge_index.numpy(), len(item.pos)) for item in items]
+            tables["repeated_eigenvalues"] = [
+                {"cell": k, "nodes": len(item.pos), "columns": count}
+                for k, (item, count) in enumerate(zip(items, counts, strict=True))
+            ]
+            notes.append(
+                f"{sum(count > 0 for count in counts)} of {len(items)} cells share eigenvalues among columns of their "
+                f"positional encoding ({np.mean(counts):.1f} columns on average): these are the solver's choice."
+            )
+        return Result(scalars=scalars, figures={"moved": _figure(rows, len(items))}, tables=tables, notes=notes)
 
 
 def _items(dataset: Any, count: int) -> list[Any]:

@@ -27,7 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from nissl.models.ac_attention import ACAttention, Neighbours
-from nissl.models.laplacian_positions import KINDS, SIGNS, Kind, Signs, laplacian_positions
+from nissl.models.laplacian_positions import (
+    KINDS,
+    SIGNS,
+    Kind,
+    Signs,
+    laplacian_positions,
+    repeated_eigenvalues,
+)
 
 NUM_FEATURES = 3  # x, y, z
 PROJECTOR_DIM = 128  # as in the reference
@@ -229,6 +236,10 @@ class GraphDINO(nn.Module):
         A task hands it to the training data (`source.encode`), so that it runs in the loader's workers.
         """
         return partial(laplacian_positions, num_columns=self.num_positions, kind=self.positions, signs=self.signs)
+
+    def repeated_eigenvalues(self, edge_index: np.ndarray, num_nodes: int) -> int:
+        """Columns of this model's positional encoding that are not determined, see `laplacian_positions`."""
+        return repeated_eigenvalues(edge_index, num_nodes, self.num_positions, self.positions)
 
     def _encode_batch(self, batch: GraphBatch) -> Tensor:
         """Canonical encodings, (nodes, P); remembered by topology, so one graph is never solved twice."""

@@ -30,6 +30,7 @@ Kind = Literal["smooth", "reference", "random_walk", "none"]
 Signs = Literal["flip", "canonical", "absolute", "raw"]
 KINDS: tuple[str, ...] = get_args(Kind)
 SIGNS: tuple[str, ...] = get_args(Signs)
+SMALLEST_GAP = 1e-5  # between eigenvalues that count as different
 SMALLEST_SINGULAR_VALUE = 1e-3  # below it the half-size form divides by too little; the full form is used
 
 
@@ -83,6 +84,22 @@ def laplacian_positions(
             flips = rng.choice([-1.0, 1.0], size=width)
         encoding[:, :width] = vectors * flips
     return encoding
+
+
+def repeated_eigenvalues(edge_index: np.ndarray, num_nodes: int, num_columns: int, kind: Kind) -> int:
+    """Columns of an encoding that share their eigenvalue with another one: any rotation among these is as valid.
+
+    Symmetric trees have them (the arms of a star are alike). Two eigenvalues less than 1e-5 apart count as one; the
+    first column left out counts as a neighbour. 0 for kinds without eigenvectors.
+    """
+    if kind not in ("smooth", "reference"):
+        return 0
+    values = np.linalg.eigvalsh(normalised_adjacency(edge_index, num_nodes, self_loops=kind == "reference"))
+    if kind == "smooth":
+        values = values[::-1]
+    close = np.append(np.abs(np.diff(values)) < SMALLEST_GAP, False)
+    shared = close | np.roll(close, 1)
+    return int(shared[1 : num_columns + 1].sum())
 
 
 def normalised_adjacency(edge_index: np.ndarray, num_nodes: int, self_loops: bool) -> np.ndarray:
