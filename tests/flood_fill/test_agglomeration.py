@@ -105,6 +105,45 @@ def test_a_join_inside_a_mask_can_be_forbidden():
     assert sorted(row["reason"] for row in found[1][1]) == ["", "crosses_mask"]
 
 
+def test_two_nuclei_and_an_axon_with_a_dendrite_stay_apart():
+    ids, tissue = row_of_three(), np.zeros((1, 1, 12), np.uint8)
+    tissue[..., 0:2] = tissue[..., 6] = tissue[..., 9:12] = 7  # nuclei in 1 and 3; one voxel in 2
+    points = decision_points(ids, NM, 10.0)
+
+    def joined(vetoes, scores=(GOOD, GOOD)):
+        found, rows = agglomerate(ids, NM, points, scores, RULE, vetoes, tissue=tissue)
+        return [len(np.unique(found)), sorted(row["reason"] for row in rows)]
+
+    assert joined(Vetoes(nucleus_class=7, min_nucleus_voxels=2)) == [2, ["", "two_nuclei"]]
+    assert joined(Vetoes(nucleus_class=7)) == [3, ["two_nuclei", "two_nuclei"]], "a voxel is a nucleus too"
+    tissue[:] = 0
+    tissue[..., 0:4], tissue[..., 4], tissue[..., 8:12] = 1, 1, 2
+    types = Vetoes(axon_class=1, dendrite_class=2)
+    assert joined(types) == [2, ["", "axon_dendrite"]], "what has joined an axon is one"
+    tissue[..., 4] = 0
+    assert joined(types, (BAD, GOOD)) == [2, ["", "scores"]], "no side that is neither contradicts"
+    tissue[..., 8:12] = [1, 1, 1, 2]
+    assert joined(types) == [1, ["", ""]], "three quarters are no certainty"
+    with pytest.raises(ValueError, match="need a tissue map"):
+        agglomerate(ids, NM, points, [GOOD, GOOD], RULE, types)
+
+
+def test_a_neurite_that_comes_back_to_itself_is_told_from_one_that_closes_a_wide_loop():
+    ids = np.zeros((1, 8, 8), np.int32)
+    ids[0, :4, :4], ids[0, :4, 4:], ids[0, 4:, 4:], ids[0, 4:, :4] = 1, 2, 3, 4  # a ring of four
+    points = [DecisionPoint(*pair, place, 0.0) for pair, place in (
+        ((1, 2), (0, 2, 4)), ((2, 3), (0, 4, 6)), ((3, 4), (0, 6, 4)), ((1, 4), (0, 4, 2)))]  # fmt: skip
+    scores = [dataclasses.replace(GOOD, iou=iou) for iou in (0.99, 0.98, 0.97, 0.85)]
+    around = 4 * 10.0 * np.hypot(2, 2)
+
+    def last_reason(limit):
+        found, rows = agglomerate(ids, NM, points, scores, RULE, Vetoes(max_loop_nm=limit))
+        assert np.unique(found).tolist() == [1]
+        return [row["reason"] for row in rows if (row["first"], row["second"]) == (1, 4)][0]
+
+    assert last_reason(None) == "" and last_reason(around - 1) == "" and last_reason(around + 1) == "self_touch"
+
+
 def test_a_calibration_tells_the_pairs_it_was_fitted_on_and_says_how_sure():
     rng = np.random.default_rng(0)
     is_one = rng.random(400) < 0.5

@@ -53,6 +53,13 @@ class Vetoes:
         max_caliber_ratio: between the radii of the two segments near their decision point.
         min_turn_degrees: between the directions in which the segments leave their decision point; 180 is straight on.
         crosses_mask: no pair whose decision point lies where moves are forbidden, as in a vessel or at a jump.
+        nucleus_class: of a tissue map; no component may hold two nuclei, connected parts of at least
+            `min_nucleus_voxels` that belong to the segment with most of their voxels.
+        axon_class, dendrite_class: of a tissue map; a side of which at least `min_type_share` of the voxels that are
+            either is axon is not joined with one of which as much is dendrite.
+        max_loop_nm: a pair that is joined already by way of others is refused as `self_touch` if the way around, from
+            decision point to decision point, is no longer than this: a neurite that touches itself. The segmentation
+            stays as it is; the decision says that this contact is none.
     """
 
     soma_radius_nm: float | None = None
@@ -60,6 +67,16 @@ class Vetoes:
     max_caliber_ratio: float | None = None
     min_turn_degrees: float | None = None
     crosses_mask: bool = False
+    nucleus_class: int | None = None
+    min_nucleus_voxels: int = 1
+    axon_class: int | None = None
+    dendrite_class: int | None = None
+    min_type_share: float = 0.8
+    max_loop_nm: float | None = None
+
+    @property
+    def need_tissue(self) -> bool:
+        return self.nucleus_class is not None or self.axon_class is not None
 
 
 def consistencies(scores: PairScores) -> tuple[float, float, float, float]:
@@ -170,11 +187,13 @@ def agglomerate(
     rule: Rule,
     vetoes: Vetoes,
     forbidden: np.ndarray | None = None,
+    tissue: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Join accepted pairs, from the most certain one down, unless a veto speaks.
 
     Args:
         forbidden: (Z, Y, X) bool, for the veto `crosses_mask`.
+        tissue: (Z, Y, X) integer classes, for the vetoes `two_nuclei` and `axon_dendrite`.
 
     Returns:
         (Z, Y, X) segmentation in which each component has the smallest id of its segments, and one row per pair: ids,
@@ -186,7 +205,7 @@ def agglomerate(
     else:
         certainty = merge_probability(scores, rule.calibration)
         accepted = (certainty >= rule.min_probability).tolist()
-    components = _Components(segmentation, voxel_size_zyx_nm, vetoes, forbidden)
+    components = _Components(segmentation, voxel_size_zyx_nm, vetoes, forbidden, tissue)
     rows: list[dict[str, Any]] = []
     for i in np.argsort(-certainty, kind="stable"):
         point, reason = points[i], "" if accepted[i] else "scores"
@@ -219,9 +238,13 @@ class _Components:
         voxel_size: tuple[float, float, float],
         vetoes: Vetoes,
         forbidden: np.ndarray | None,
+        tissue: np.ndarray | None,
     ) -> None:
+        if vetoes.need_tissue and tissue is None:
+            raise ValueError("vetoes by nuclei, axons or dendrites need a tissue map, and none came")
         self.segmentation, self.voxel_size, self.vetoes = segmentation, np.asarray(voxel_size), vetoes
         self.forbidden = forbidden
+        self.contacts: dict[int, list[DecisionPoint]] = {}  # joined pairs of each segment
         self.parent = np.arange(int(segmentation.max(initial=0)) + 1)
         self.fragments = np.ones(len(self.parent), np.int64)
         self.somata = np.zeros(len(self.parent), np.int64)
@@ -231,6 +254,15 @@ class _Components:
                     own = np.pad(segmentation[box] == segment, 1)
                     depth = ndimage.distance_transform_edt(own, sampling=voxel_size).max()
                     self.somata[segment] = int(depth >= vetoes.soma_radius_nm)
+        self.nuclei = np.zeros(len(self.parent), np.int64)
+        if vetoes.nucleus_class is not None and tissue is not None:
+            self.nuclei = _nuclei(segmentation, tissue == vetoes.nucleus_class, vetoes.min_nucleus_voxels)
+        self.axon, self.dendrite = (
+            np.zeros(len(self.parent), np.int64)
+            if kind is None or tissue is None
+            else np.bincount(segmentation[tissue == kind], minlength=len(self.parent))
+            for kind in (vetoes.axon_class, vetoes.dendrite_class)
+        )
 
     def root(self, segment: int) -> int:
         while self.parent[segment] != segment:
@@ -241,13 +273,42 @@ class _Components:
         """Join the pair; "" if done or joined before, else the veto that speaks against it."""
         a, b = sorted((self.root(point.first), self.root(point.second)))
         if a == b:
-            return ""
+            limit = self.vetoes.max_loop_nm
+            return "self_touch" if limit is not None and self._way_around(point) <= limit else ""
         reason = self._veto(a, b, point)
         if not reason:
             self.parent[b] = a
-            self.fragments[a] += self.fragments[b]
-            self.somata[a] += self.somata[b]
+            for held in (self.fragments, self.somata, self.nuclei, self.axon, self.dendrite):
+                held[a] += held[b]
+            for segment in (point.first, point.second):
+                self.contacts.setdefault(segment, []).append(point)
         return reason
+
+    def _way_around(self, point: DecisionPoint) -> float:
+        """Length of the loop that a pair would close, nm: over the decision points joined so far (a tree), and back."""
+        goal, seen = point.second, {point.first}
+        ways: list[tuple[int, DecisionPoint, float]] = [(point.first, point, 0.0)]  # segment, entered at, length so far
+        while ways:
+            segment, entry, length = ways.pop()
+            if segment == goal:
+                return length + self._distance(entry, point)
+            for contact in self.contacts.get(segment, []):
+                other = contact.second if contact.first == segment else contact.first
+                if other not in seen:
+                    seen.add(other)
+                    ways.append((other, contact, length + self._distance(entry, contact)))
+        return float("inf")
+
+    def _distance(self, one: DecisionPoint, other: DecisionPoint) -> float:
+        return float(np.linalg.norm(np.subtract(one.point_zyx, other.point_zyx) * self.voxel_size))
+
+    def _types_contradict(self, a: int, b: int) -> bool:
+        known = [self.axon[side] + self.dendrite[side] for side in (a, b)]
+        if not all(known):
+            return False
+        shares = [self.axon[side] / count for side, count in zip((a, b), known, strict=True)]
+        limit = self.vetoes.min_type_share
+        return bool(max(shares) >= limit and min(shares) <= 1 - limit)
 
     def _veto(self, a: int, b: int, point: DecisionPoint) -> str:
         limits = self.vetoes
@@ -255,6 +316,10 @@ class _Components:
             return "crosses_mask"
         if self.somata[a] + self.somata[b] > 1:
             return "two_somata"
+        if self.nuclei[a] + self.nuclei[b] > 1:
+            return "two_nuclei"
+        if self._types_contradict(a, b):
+            return "axon_dendrite"
         if limits.max_fragments is not None and self.fragments[a] + self.fragments[b] > limits.max_fragments:
             return "max_fragments"
         if limits.max_caliber_ratio is None and limits.min_turn_degrees is None:
@@ -283,3 +348,15 @@ class _Components:
 
     def relabelled(self) -> np.ndarray:
         return np.array([self.root(i) for i in range(len(self.parent))], np.int32)[self.segmentation]
+
+
+def _nuclei(segmentation: np.ndarray, is_nucleus: np.ndarray, min_voxels: int) -> np.ndarray:
+    """How many nuclei each segment holds, (ids + 1,); a nucleus belongs to the segment with most of its voxels."""
+    counts = np.zeros(int(segmentation.max(initial=0)) + 1, np.int64)
+    parts, _ = ndimage.label(is_nucleus)
+    for part, box in enumerate(ndimage.find_objects(parts), start=1):
+        inside = segmentation[box][parts[box] == part]
+        owners = np.bincount(inside[inside > 0])
+        if len(inside) >= min_voxels and len(owners):
+            counts[owners.argmax()] += 1
+    return counts

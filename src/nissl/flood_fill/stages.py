@@ -37,8 +37,9 @@ from nissl.flood_fill.seeds import reversed_origins
 from nissl.flood_fill.segmentation import Segmentation, network_ids
 from nissl.flood_fill.segmenter import FloodFill, volume_facts
 from nissl.flood_fill.stage_files import StageFiles, fingerprint
-from nissl.volumes.annotated import AnnotatedVolume
+from nissl.volumes.annotated import AnnotatedVolume, block_mode
 from nissl.volumes.boxes import triple
+from nissl.volumes.chunked import read_hdf5
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Agglomeration:
     Args:
         pairs: "disputed" looks at pairs that one of the floodings held together, "all" at every pair that comes close.
         min_voxels: pairs with a smaller segment are left alone; most pairs have one, and cost as much as others.
+        tissue: HDF5 file whose dataset `classes`, of the shape of the whole image file, says what each voxel is; for
+            the vetoes by nuclei, axons and dendrites.
         calibration: table `stages_calibration.csv` of an evaluation with the evaluator `stages`; null: published rule.
     """
 
@@ -75,6 +78,13 @@ class Agglomeration:
         min_voxels: int = 0,
         terminate_early: bool = False,
         crosses_mask: bool = False,
+        tissue: str | None = None,
+        nucleus_class: int | None = None,
+        min_nucleus_voxels: int = 1,
+        axon_class: int | None = None,
+        dendrite_class: int | None = None,
+        min_type_share: float = 0.8,
+        max_loop_nm: float | None = None,
     ) -> None:
         if pairs not in ("disputed", "all"):
             raise ValueError(f"pairs must be disputed or all, came {pairs!r}")
@@ -89,7 +99,15 @@ class Agglomeration:
         )
         weights = None if calibration is None else read_calibration(Path(calibration))
         self.rule = Rule(min_iou, min_consistency, max_deleted, weights, min_probability)
-        self.vetoes = Vetoes(soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees, crosses_mask)
+        if (axon_class is None) != (dendrite_class is None):
+            raise ValueError(f"axon_class and dendrite_class go together, came {axon_class} and {dendrite_class}")
+        self.vetoes = Vetoes(
+            soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees, crosses_mask, nucleus_class,
+            min_nucleus_voxels, axon_class, dendrite_class, min_type_share, max_loop_nm,
+        )  # fmt: skip
+        if self.vetoes.need_tissue and tissue is None:
+            raise ValueError("nucleus_class, axon_class and dendrite_class need tissue, an HDF5 file with `classes`")
+        self.tissue = tissue
 
 
 def read_calibration(path: Path) -> tuple[float, ...]:
@@ -226,7 +244,10 @@ class StagedFloodFill:
             points = [point for point in points if (point.first, point.second) in wanted]
         scores = self._scores(network, volume, ids, points, voxel_size)
         forbidden, _ = self.flood.masks(volume, triple(network.fov_zyx))  # type: ignore[arg-type]
-        joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes, forbidden)
+        tissue = None
+        if settings.tissue is not None:
+            tissue = block_mode(read_hdf5(settings.tissue, "classes", "labels", volume.box), volume.scale_zyx)
+        joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes, forbidden, tissue)
         log.info("agglomeration: %d of %d pairs joined", sum(row["joined"] for row in rows), len(rows))
         return joined, rows, sum(score.moves for score in scores)
 
