@@ -38,11 +38,9 @@ ROOMS = {
     "models": room(top={"torch", "torch_geometric", *ARRAYS}),
     "simulate": room("nissl.volumes", top=ARRAYS),
     "volumes": room(top={"h5py", *ARRAYS}, inside={"zarr", "tensorstore", "neuroglancer", "kimimaro"}),
-    "trees": room(top=ARRAYS),
     "datasets": room(
         "nissl.volumes",
         "nissl.simulate",
-        "nissl.trees",
         top={"torch", "torch_geometric", "pandas", "h5py", "tifffile", *ARRAYS},
         inside={"yaml", "zarr", "pynwb", "PIL", "av"},
     ),
@@ -66,7 +64,6 @@ ROOMS = {
     "evaluators": room(
         "nissl.flood_fill",
         "nissl.volumes",
-        "nissl.trees",
         "nissl.watershed.prediction",
         top={"torch", "sklearn", "h5py", *ARRAYS},  # h5py: stored thresholds of an affinity volume
         inside={"matplotlib", "PIL", "safetensors"},

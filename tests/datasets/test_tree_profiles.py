@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from nissl.datasets.tree_profiles import (
-    NUM_BAR_BINS,
     NUM_BINS,
     NUM_SUMMARIES,
     PROFILE_COLUMNS,
+    path_lengths,
     soft_histogram,
-    soft_picture,
     tree_profiles,
 )
 from nissl.tasks import self_distillation
@@ -21,18 +20,15 @@ def cells(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.normal(0, 50, (7, 3)), parent) for _ in range(count)]
 
 
+def test_path_lengths_of_a_y_are_those_along_its_arms() -> None:
+    pos = np.array([[0, 0, 0], [0, 10, 0], [3, 14, 0], [-3, 14, 0]], float)
+    np.testing.assert_allclose(path_lengths(pos, np.array([-1, 0, 1, 1])), [0, 10, 15, 15])
+
+
 def test_a_soft_histogram_keeps_its_weight_and_its_place() -> None:
     counted = soft_histogram(np.array([1.0, 99.0, 500.0]), np.array([1.0, 2.0, 4.0]), 0.0, 100.0)
     assert counted.sum() == pytest.approx(7.0)
     assert counted[: NUM_BINS // 2].sum() == pytest.approx(1.0, abs=1e-3)
-
-
-def test_a_soft_picture_keeps_its_weight_and_puts_a_bar_at_its_start_and_end() -> None:
-    picture = soft_picture(np.array([[90.0, 10.0], [500.0, 0.0]]), np.array([80.0, 20.0]), 100.0)
-    assert picture.sum() == pytest.approx(100.0)
-    assert picture.reshape(NUM_BAR_BINS, NUM_BAR_BINS).argmax() == NUM_BAR_BINS * (NUM_BAR_BINS - 1), (
-        "late start, early end"
-    )
 
 
 def test_rows_have_unit_length_on_average_and_blocks_equal_variance_in_each_source() -> None:

@@ -1,10 +1,9 @@
 """What a cell is like, in numbers that a network can learn to tell from a few of its nodes: targets without labels.
 
-Five blocks for each cell: share of its cable by height y; counts of tips and of forks by distance along the tree; its
-branches by where they start and end (`trees/bars`); and a dozen summaries (lengths, counts, extents). Each block is
-centred and has the same total variance over the cells of a source, whatever its units, so none drowns the others and
-cells are compared with those of their own source. Rotation about y leaves all of them as they are. Ours; the reference
-predicts nothing but the teacher.
+Four blocks for each cell: share of its cable by height y; counts of tips and of forks by distance along the tree; and
+a dozen summaries (lengths, counts, extents). Each block is centred and has the same total variance over the cells of a
+source, whatever its units, so none drowns the others and cells are compared with those of their own source. Rotation
+about y leaves all of them as they are. Ours; the reference predicts nothing but the teacher.
 """
 
 from __future__ import annotations
@@ -13,13 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nissl.trees.bars import persistence_bars
-from nissl.trees.paths import path_lengths
-
 NUM_BINS = 16
-NUM_BAR_BINS = 6  # per axis
 NUM_SUMMARIES = 11
-PROFILE_COLUMNS = 3 * NUM_BINS + NUM_BAR_BINS**2 + NUM_SUMMARIES
+PROFILE_COLUMNS = 3 * NUM_BINS + NUM_SUMMARIES
 HEIGHT_PERCENTILES = (1.0, 99.0)
 REACH_PERCENTILE = 98.0  # of distances along the tree, over the nodes of a source
 
@@ -40,12 +35,22 @@ def tree_profiles(trees: Sequence[tuple[np.ndarray, np.ndarray]], source: np.nda
     return profiles
 
 
+def path_lengths(pos: np.ndarray, parent: np.ndarray) -> np.ndarray:
+    """Distance from the root along the tree, (N,) um."""
+    edge = np.zeros(len(parent))
+    edge[1:] = np.linalg.norm(pos[1:] - pos[parent[1:]], axis=1)
+    path, above = edge.tolist(), parent.tolist()
+    for i in range(1, len(path)):
+        path[i] += path[above[i]]
+    return np.array(path)
+
+
 def _blocks(trees: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    """Heights, tips, forks, bars and summaries of the cells of one source, (cells, columns) each."""
+    """Heights, tips, forks and summaries of the cells of one source, (cells, columns) each."""
     paths = [path_lengths(pos, parent) for pos, parent in trees]
     low, high = np.percentile(np.concatenate([pos[:, 1] for pos, _ in trees]), HEIGHT_PERCENTILES)
     reach = float(np.percentile(np.concatenate(paths), REACH_PERCENTILE))
-    heights, tips, forks, bars, summaries = [], [], [], [], []
+    heights, tips, forks, summaries = [], [], [], []
     for (pos, parent), path in zip(trees, paths, strict=True):
         length = np.linalg.norm(pos[1:] - pos[parent[1:]], axis=1)
         middle = (pos[1:, 1] + pos[parent[1:], 1]) / 2
@@ -56,8 +61,6 @@ def _blocks(trees: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         heights.append(np.sqrt(soft_histogram(middle, length, low, high) / cable))
         tips.append(np.sqrt(soft_histogram(path[is_tip], np.ones(is_tip.sum()), 0.0, reach)))
         forks.append(np.sqrt(soft_histogram(path[is_fork], np.ones(is_fork.sum()), 0.0, reach)))
-        tip_to_fork = persistence_bars(parent, path)
-        bars.append(np.sqrt(soft_picture(tip_to_fork, tip_to_fork[:, 0] - tip_to_fork[:, 1], reach)))
         extent, spread = np.ptp(pos, axis=0), pos.std(axis=0)
         summaries.append(
             [
@@ -77,7 +80,7 @@ def _blocks(trees: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
     z_scored = np.array(summaries, float)
     std = z_scored.std(axis=0)
     z_scored = (z_scored - z_scored.mean(axis=0)) / np.where(std > 1e-9, std, 1.0)
-    return [np.array(heights), np.array(tips), np.array(forks), np.array(bars), z_scored]
+    return [np.array(heights), np.array(tips), np.array(forks), z_scored]
 
 
 def soft_histogram(values: np.ndarray, weights: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -85,21 +88,10 @@ def soft_histogram(values: np.ndarray, weights: np.ndarray, low: float, high: fl
 
     The sum of the bins is that of the weights.
     """
-    return weights @ _nearness(values, low, high, NUM_BINS)
-
-
-def soft_picture(bars: np.ndarray, weights: np.ndarray, reach: float) -> np.ndarray:
-    """The same in two dimensions, for start and end of each bar (m, 2) between 0 and `reach`; NUM_BAR_BINS^2 bins."""
-    start, end = (_nearness(values, 0.0, reach, NUM_BAR_BINS) for values in bars.T)
-    return ((start * weights[:, None]).T @ end).ravel()
-
-
-def _nearness(values: np.ndarray, low: float, high: float, num_bins: int) -> np.ndarray:
-    """How much of each value goes to each bin, (values, bins); a row adds up to 1."""
-    width = max(high - low, 1e-9) / num_bins
-    centres = low + (np.arange(num_bins) + 0.5) * width
+    width = max(high - low, 1e-9) / NUM_BINS
+    centres = low + (np.arange(NUM_BINS) + 0.5) * width
     near = np.exp(-0.5 * ((np.clip(values, low, high)[:, None] - centres) / width) ** 2)
-    return near / near.sum(axis=1, keepdims=True)
+    return weights @ (near / near.sum(axis=1, keepdims=True))
 
 
 def _equal_variance(block: np.ndarray) -> np.ndarray:

@@ -15,12 +15,38 @@ from typing import Any
 
 import numpy as np
 
-from nissl.trees.bars import persistence_bars
-from nissl.trees.paths import path_lengths
-
 NUM_BINS = 12  # per axis of the picture
 SIGMA_BINS = 1.0
 RANGE_PERCENTILE = 98.0  # of bar starts over the cells; longer ones go to the border
+
+
+def persistence_bars(parent: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Bars of a tree under a height per node, (tips, 2): start at the tip, end towards the root; longest start first.
+
+    Args:
+        parent: (N,), node 0 the root, parents before children.
+        height: (N,), distance of each node from the root.
+    """
+    n = len(parent)
+    above, value = parent.tolist(), height.tolist()
+    farthest = [-1.0] * n  # height of the farthest tip below, among branches that live on
+    is_tip = np.bincount(parent[1:], minlength=n) == 0
+    bars = []
+    for i in range(n - 1, -1, -1):
+        if is_tip[i]:
+            farthest[i] = value[i]
+        if i == 0:
+            bars.append((farthest[0], value[0]))
+            break
+        p = above[i]
+        if farthest[p] < 0:
+            farthest[p] = farthest[i]
+        else:
+            shorter, longer = sorted((farthest[p], farthest[i]))
+            bars.append((shorter, value[p]))
+            farthest[p] = longer
+    bars_array = np.array(bars)
+    return bars_array[np.argsort(-bars_array[:, 0], kind="stable")]
 
 
 def persistence_images(cells: Sequence[Any]) -> np.ndarray:
@@ -37,7 +63,11 @@ def _height(cell: Any, kind: str) -> np.ndarray:
     pos, parent = np.asarray(cell.pos, float), np.asarray(cell.parent)
     if kind == "radial":
         return np.linalg.norm(pos - pos[0], axis=1)
-    return path_lengths(pos, parent)
+    edge = np.linalg.norm(pos[1:] - pos[parent[1:]], axis=1).tolist()
+    path, above = [0.0] * len(parent), parent.tolist()
+    for i in range(1, len(parent)):
+        path[i] = path[above[i]] + edge[i - 1]
+    return np.array(path)
 
 
 def _image(bars: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ from nissl.tasks.distillation import (
 
 log = logging.getLogger(__name__)
 
-PROFILE_COLUMNS = 95  # of a cell's profile, see datasets/tree_profiles
+PROFILE_COLUMNS = 59  # of a cell's profile, see datasets/tree_profiles
 SETTLING_WARMUPS = 4  # warm-ups after which collapse is warned of: a fresh bounded head is near uniform
 
 
