@@ -1,6 +1,7 @@
 """Ways to run a network on this machine, all behind one callable: (image, seed logits) -> seed logits.
 
 `eager` is torch as it is and the reference for the others. `compiled` lets torch fuse what lies between convolutions.
+`cuda_graph` records the network's kernels once per batch size and replays them, on a CUDA device.
 `openvino` runs the network with OpenVINO, if it is installed (`pip install nissl[openvino]`), also in 8-bit integers
 (`nissl.flood_fill.quantisation`). Answers differ in the last digits, so a flooding is repeated bit by bit only by the
 same backend and precision.
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
-BACKENDS = ("eager", "compiled", "openvino")
+BACKENDS = ("eager", "compiled", "cuda_graph", "openvino")
+WARM_UPS = 3  # calls before a recording, in which libraries choose their kernels
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 log = logging.getLogger(__name__)
@@ -42,9 +44,41 @@ def running(network: nn.Module, backend: str, precision: str, fov_zyx: Sequence[
         yield openvino_network(network, precision, fov_zyx)
         return
     device = next(network.parameters()).device
-    called = torch.compile(network, dynamic=False) if backend == "compiled" else network
+    called: Network = network
+    if backend == "compiled":
+        called = torch.compile(network, dynamic=False)
+    elif backend == "cuda_graph":
+        called = recorded(network, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         yield called
+
+
+def recorded(network: nn.Module, device: torch.device) -> Network:
+    """The network replayed from a CUDA graph, one for each batch size; an answer is the caller's own."""
+    if device.type != "cuda":
+        raise ValueError(f"backend=cuda_graph needs a network on a CUDA device, came {device}; take backend=eager")
+    graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+
+    def call(image: Tensor, seed: Tensor) -> Tensor:
+        if len(image) not in graphs:
+            own_image, own_seed = image.clone(), seed.clone()
+            aside = torch.cuda.Stream(device)
+            aside.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    network(own_image, own_seed)
+            torch.cuda.current_stream(device).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                answer = network(own_image, own_seed)
+            graphs[len(image)] = graph, own_image, own_seed, answer
+        graph, own_image, own_seed, answer = graphs[len(image)]
+        own_image.copy_(image)
+        own_seed.copy_(seed)
+        graph.replay()
+        return answer.clone()
+
+    return call
 
 
 def openvino_network(network: nn.Module, precision: str, fov_zyx: Sequence[int]) -> Network:
