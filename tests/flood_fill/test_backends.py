@@ -1,6 +1,7 @@
 import copy
 import importlib.util
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_int8_is_calibrated_on_fields_of_view_that_float32_saw_and_stays_near_it
     assert found.dtype == torch.float32 and not torch.equal(found, expected)
     assert (found - expected).square().mean().sqrt() < 0.2 * (expected - seed).std(), "random weights: 0.10 here"
     assert apart["rms_logit"] == pytest.approx(float((found - expected).square().mean().sqrt()), rel=1e-3)
-    assert "int8 against float32 on 4 patches" in caplog.text
+    assert re.search(r"int8 against float32 on [1-4] patches", caplog.text), "a third of at most 12 moves"
     with made.running(wide, [volume]) as again:
         assert again is call  # one network for all stages of a volume
 
