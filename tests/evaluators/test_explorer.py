@@ -67,6 +67,15 @@ def test_a_name_cannot_end_the_data_and_metadata_become_columns() -> None:
     assert page.count("</script>") == 2 and content(page)["cells"][0]["name"] == "</script><b>"
 
 
+def test_lengths_are_in_the_unit_of_the_data() -> None:
+    source = blobs.Blobs(sizes=(8, 0, 0))
+    source.units = "voxel"
+    result = explorer()(*blobs.task_and_data(source))
+    shown = content(result.pages["map"])
+    assert shown["unit"] == "voxel" and {"cable_voxel", "height_voxel"} <= set(shown["columns"])
+    assert "Bars are 100 voxel;" in result.figures["medoids"].caption
+
+
 def test_numbers_texts_and_constants_of_the_metadata_are_told_apart() -> None:
     from nissl.evaluators.explorer import _metadata_columns
 

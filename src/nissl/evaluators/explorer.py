@@ -68,15 +68,16 @@ class Explorer:
         clusters, medoids = self._clusters(embedding)
         columns = {"type": [source.classes[label] for label in labels]}
         columns |= {"split": [split for split in SPLITS for _ in parts[split]], "cluster": clusters.tolist()}
-        columns |= _size_columns(cells) | _metadata_columns(cells)
+        unit = getattr(source, "units", "um")  # some archives do not say how large their voxels are
+        columns |= _size_columns(cells, unit) | _metadata_columns(cells)
         planes, _ = plane_projections(embedding, self.seed)
-        page = explorer_page(cells, columns, planes, distance, near, self.max_edges)
+        page = explorer_page(cells, columns, planes, distance, near, self.max_edges, unit)
         voted = votes(distance, labels[near], len(source.classes), "euclidean", None).argmax(axis=1)
         what = f"a leave-one-out vote of {self.num_neighbours} on {len(cells)} embeddings"
         return Result(
             scalars={"explorer/cells": float(len(cells)), "explorer/clusters": float(len(medoids))},
             figures={
-                "medoids": _medoids_figure(cells, columns["type"], medoids),
+                "medoids": _medoids_figure(cells, columns["type"], medoids, unit),
                 "confusion": confusion_figure(labels, voted, source.classes, what),
             },
             pages={"map": page},
@@ -102,6 +103,7 @@ def explorer_page(
     distance: np.ndarray,
     near: np.ndarray,
     max_edges: int,
+    unit: str = "um",
 ) -> str:
     """The page as HTML.
 
@@ -110,6 +112,7 @@ def explorer_page(
         columns: name -> value of each cell, text or numbers; the first colours the map.
         planes: name -> (n, 2) positions.
         distance, near: nearest cells of each, (n, k).
+        unit: of lengths, as it is shown.
     """
     content = {
         "cells": [
@@ -123,6 +126,7 @@ def explorer_page(
             [[int(i), float(f"{d:.3g}")] for d, i in zip(row, index, strict=True)]
             for row, index in zip(distance, near, strict=True)
         ],
+        "unit": unit,
         "radius": 5 if len(cells) < 400 else 3.5,
     }
     # A closing tag inside a name must not end the script that carries the data.
@@ -134,12 +138,14 @@ def _name(cell: Any, k: int) -> str:
     return str(getattr(cell, "id", "") or f"cell {k}")
 
 
-def _size_columns(cells: list[Any]) -> dict[str, list[Any]]:
+def _size_columns(cells: list[Any], unit: str) -> dict[str, list[Any]]:
     values = morphometrics(cells)
     columns = {}
     for name in SHOWN_FEATURES:
         column = values[:, FEATURES.index(name)]
-        columns[name] = [float(f"{v:.4g}") for v in (np.expm1(column) if name in LOG_SCALED else column)]
+        columns[name.replace("_um", f"_{unit}")] = [
+            float(f"{v:.4g}") for v in (np.expm1(column) if name in LOG_SCALED else column)
+        ]
     return columns
 
 
@@ -165,7 +171,7 @@ def _number(text: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _medoids_figure(cells: list[Any], types: list[str], medoids: dict[int, np.ndarray]) -> Figure:
+def _medoids_figure(cells: list[Any], types: list[str], medoids: dict[int, np.ndarray], unit: str) -> Figure:
     rows = [
         [
             (cells[k], f"{c}: {types[k]}" if place == 0 else types[k], "#1f2a44")
@@ -173,4 +179,4 @@ def _medoids_figure(cells: list[Any], types: list[str], medoids: dict[int, np.nd
         ]
         for c, own in medoids.items()
     ]
-    return gallery(rows, "The cells nearest to the mean of each cluster, one cluster a row.")
+    return gallery(rows, "The cells nearest to the mean of each cluster, one cluster a row.", unit)

@@ -49,8 +49,8 @@ def draw_neuron(axes: Any, cell: Any, colour: Any = "#1f2a44", max_edges: int = 
     axes.set_axis_off()
 
 
-def gallery(rows: Sequence[Sequence[tuple[Any, str, Any]]], caption: str) -> Figure:
-    """A grid of neurons; each entry is (cell, title, colour). Every neuron has its own scale bar of 100 um."""
+def gallery(rows: Sequence[Sequence[tuple[Any, str, Any]]], caption: str, unit: str = "um") -> Figure:
+    """A grid of neurons; each entry is (cell, title, colour). Every neuron has its own scale bar of 100 units."""
     from matplotlib.figure import Figure as Canvas
 
     columns = max(len(row) for row in rows)
@@ -62,4 +62,4 @@ def gallery(rows: Sequence[Sequence[tuple[Any, str, Any]]], caption: str) -> Fig
             x0, y0 = axes.get_xlim()[0], axes.get_ylim()[0]
             axes.plot([x0, x0 + 100.0], [y0, y0], color="black", linewidth=1.5)
             axes.set_title(title, fontsize=7)
-    return Figure.from_matplotlib(canvas, f"{caption} Bars are 100 um; y (towards the pia where known) is up.")
+    return Figure.from_matplotlib(canvas, f"{caption} Bars are 100 {unit}; y (towards the pia where known) is up.")
