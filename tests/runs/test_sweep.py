@@ -184,3 +184,19 @@ def test_a_controller_killed_between_asking_and_recording_goes_on_with_the_same_
     cut.study.ask()  # no parameter is recorded yet
     released(tmp_path / "cut", spec)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, max(1, len(os.sched_getaffinity(0)) // 2)), ("3", 3)])
+def test_cores_are_divided_among_trainings_unless_the_user_said_how_many(
+    asked: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    handle = LocalExecutor(2).submit(
+        [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], tmp_path / "log"
+    )
+    while handle.poll() is None:
+        time.sleep(0.01)
+    assert (tmp_path / "log").read_text().strip() == str(expected)

@@ -35,7 +35,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Processes of this machine, the cores divided among them.
+    """Processes of this machine, the cores divided among them; an OMP_NUM_THREADS that is set already stays.
 
     Args:
         parallel: trainings at a time.
@@ -52,7 +52,7 @@ class LocalExecutor:
 
     def submit(self, command: list[str], log: Path) -> Handle:
         threads = max(1, len(os.sched_getaffinity(0)) // self.parallel)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         slot = next((i for i, handle in enumerate(self._handles) if handle is None or handle.poll() is not None), 0)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
