@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 from flood_fill.test_segmenter import BrightIsInside, segmenter, volume
@@ -112,6 +113,22 @@ def test_a_calibration_is_read_from_its_table(tmp_path):
 def test_unknown_pairs_are_refused():
     with pytest.raises(ValueError, match="pairs must be disputed or all"):
         agglomeration(pairs="none")
+
+
+def test_vetoes_by_tissue_want_their_file_and_both_classes(tmp_path):
+    with pytest.raises(ValueError, match="need tissue_path, an HDF5 file"):
+        agglomeration(nucleus_class=3)
+    with pytest.raises(ValueError, match="axon_class and dendrite_class go together"):
+        agglomeration(axon_class=1, tissue_path="x.h5")
+    with pytest.raises(FileNotFoundError, match="missing.h5"):
+        staged(agglomeration=agglomeration(nucleus_class=3, tissue_path=str(tmp_path / "missing.h5"))).segment(
+            BrightIsInside(), [small()]
+        )
+    with h5py.File(tmp_path / "tissue.h5", "w") as file:
+        file["classes"] = np.full(small().raw.shape, 3, np.uint8)
+    vetoed = agglomeration(nucleus_class=3, tissue_path=str(tmp_path / "tissue.h5"))
+    (found,) = staged(agglomeration=vetoed).segment(BrightIsInside(), [small()])
+    assert "final" in found.stages
 
 
 def test_an_agglomeration_that_was_killed_goes_on_and_small_segments_can_be_left_alone(tmp_path, monkeypatch):

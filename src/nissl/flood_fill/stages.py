@@ -52,8 +52,8 @@ class Agglomeration:
     Args:
         pairs: "disputed" looks at pairs that one of the floodings held together, "all" at every pair that comes close.
         min_voxels: pairs with a smaller segment are left alone; most pairs have one, and cost as much as others.
-        tissue: HDF5 file whose dataset `classes`, of the shape of the whole image file, says what each voxel is; for
-            the vetoes by nuclei, axons and dendrites.
+        tissue_path: HDF5 file whose dataset `classes`, of the shape of the whole image file, says what each voxel is;
+            for the vetoes by nuclei, axons and dendrites.
         calibration: table `stages_calibration.csv` of an evaluation with the evaluator `stages`; null: published rule.
     """
 
@@ -78,7 +78,7 @@ class Agglomeration:
         min_voxels: int = 0,
         terminate_early: bool = False,
         crosses_mask: bool = False,
-        tissue: str | None = None,
+        tissue_path: str | None = None,
         nucleus_class: int | None = None,
         min_nucleus_voxels: int = 1,
         axon_class: int | None = None,
@@ -105,9 +105,11 @@ class Agglomeration:
             soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees, crosses_mask, nucleus_class,
             min_nucleus_voxels, axon_class, dendrite_class, min_type_share, max_loop_nm,
         )  # fmt: skip
-        if self.vetoes.need_tissue and tissue is None:
-            raise ValueError("nucleus_class, axon_class and dendrite_class need tissue, an HDF5 file with `classes`")
-        self.tissue = tissue
+        if self.vetoes.need_tissue and tissue_path is None:
+            raise ValueError(
+                "nucleus_class, axon_class and dendrite_class need tissue_path, an HDF5 file with `classes`"
+            )
+        self.tissue_path = tissue_path
 
 
 def read_calibration(path: Path) -> tuple[float, ...]:
@@ -245,8 +247,8 @@ class StagedFloodFill:
         scores = self._scores(network, volume, ids, points, voxel_size)
         forbidden, _ = self.flood.masks(volume, triple(network.fov_zyx))  # type: ignore[arg-type]
         tissue = None
-        if settings.tissue is not None:
-            tissue = block_mode(read_hdf5(settings.tissue, "classes", "labels", volume.box), volume.scale_zyx)
+        if settings.tissue_path is not None:
+            tissue = block_mode(read_hdf5(settings.tissue_path, "classes", "labels", volume.box), volume.scale_zyx)
         joined, rows = agglomerate(ids, voxel_size, points, scores, settings.rule, settings.vetoes, forbidden, tissue)
         log.info("agglomeration: %d of %d pairs joined", sum(row["joined"] for row in rows), len(rows))
         return joined, rows, sum(score.moves for score in scores)
