@@ -102,9 +102,18 @@ class Agglomeration:
         if (axon_class is None) != (dendrite_class is None):
             raise ValueError(f"axon_class and dendrite_class go together, came {axon_class} and {dendrite_class}")
         self.vetoes = Vetoes(
-            soma_radius_nm, max_fragments, max_caliber_ratio, min_turn_degrees, crosses_mask, nucleus_class,
-            min_nucleus_voxels, axon_class, dendrite_class, min_type_share, max_loop_nm,
-        )  # fmt: skip
+            soma_radius_nm=soma_radius_nm,
+            max_fragments=max_fragments,
+            max_caliber_ratio=max_caliber_ratio,
+            min_turn_degrees=min_turn_degrees,
+            crosses_mask=crosses_mask,
+            nucleus_class=nucleus_class,
+            min_nucleus_voxels=min_nucleus_voxels,
+            axon_class=axon_class,
+            dendrite_class=dendrite_class,
+            min_type_share=min_type_share,
+            max_loop_nm=max_loop_nm,
+        )
         if self.vetoes.need_tissue and tissue_path is None:
             raise ValueError(
                 "nucleus_class, axon_class and dendrite_class need tissue_path, an HDF5 file with `classes`"

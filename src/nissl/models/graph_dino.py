@@ -27,14 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from nissl.models.ac_attention import ACAttention, Neighbours
-from nissl.models.laplacian_positions import (
-    KINDS,
-    SIGNS,
-    Kind,
-    Signs,
-    laplacian_positions,
-    repeated_eigenvalues,
-)
+from nissl.models.laplacian_positions import KINDS, SIGNS, Kind, Signs, laplacian_positions, repeated_eigenvalues
 
 NUM_FEATURES = 3  # x, y, z
 PROJECTOR_DIM = 128  # as in the reference
