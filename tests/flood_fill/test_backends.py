@@ -26,9 +26,9 @@ def network():
     return made
 
 
-def views(batch):
+def views(batch, fov=FOV):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(batch, 1, *FOV, generator=generator) for _ in range(2)]
+    return [torch.randn(batch, 1, *fov, generator=generator) for _ in range(2)]
 
 
 def answers(network, backend, precision, batch):
@@ -67,8 +67,8 @@ def test_without_openvino_the_message_says_what_to_do(network, monkeypatch):
         answers(network, "openvino", "float32", 1)
 
 
-def patches(count):
-    return [tuple(view[i : i + 1].numpy() for view in views(count)) for i in range(count)]
+def patches(count, fov=FOV):
+    return [tuple(view[i : i + 1].numpy() for view in views(count, fov)) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +87,33 @@ def test_int8_is_calibrated_on_fields_of_view_that_float32_saw_and_stays_near_it
     made = segmenter(backend="openvino", precision="int8", calibration_moves=12, reflect_border=True)
     nissl.flood_fill.segmenter._quantised.clear()
     with caplog.at_level(logging.INFO), made.running(wide, [volume]) as call:
-        image, seed = (torch.randn(1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+        image = torch.from_numpy((raw[None, None, 3:12, 3:12, 3:12] - 128.0) / 60.0).float()
+        seed = torch.full_like(image, -2.94)
+        seed[0, 0, 4, 4, 4] = 2.94
         found = call(image, seed)
         with running(wide, "eager", "float32", (9, 9, 9)) as exact, torch.no_grad():
             expected = exact(image, seed)
         apart = differences(call, exact, [(image.numpy(), seed.numpy())])
     assert found.dtype == torch.float32 and not torch.equal(found, expected)
-    assert (found - expected).square().mean().sqrt() < 0.2 * (expected - seed).std(), "random weights: 0.10 here"
+    assert (found - expected).square().mean().sqrt() < 0.1 * (expected - seed).std()
     assert apart["rms_logit"] == pytest.approx(float((found - expected).square().mean().sqrt()), rel=1e-3)
     assert re.search(r"int8 against float32 on [1-4] patches", caplog.text), "a third of at most 12 moves"
     with made.running(wide, [volume]) as again:
         assert again is call  # one network for all stages of a volume
+
+
+def test_int8_is_not_cut_off_where_one_field_of_view_is_answered_far_more_strongly_than_the_others(wide):
+    """As the first of an object is; a mean of ranges would cut it off."""
+    pytest.importorskip("nncf", reason="the extra int8 is not installed")
+    seen = [(0.2 * image, 0.2 * seed) for image, seed in patches(12, (9, 9, 9))]
+    seen[3] = tuple(20 * view for view in seen[3])
+    call = quantised_network(wide, (9, 9, 9), seen)
+    image, seed = (torch.from_numpy(view) for view in seen[3])
+    with running(wide, "eager", "float32", (9, 9, 9)) as exact, torch.no_grad():
+        expected = exact(image, seed) - seed
+    found = call(image, seed) - seed
+    assert found.max() > 0.95 * expected.max()
+    assert (found - expected).square().mean().sqrt() < 0.05 * expected.std()
 
 
 def test_int8_says_what_it_needs(wide, monkeypatch):
