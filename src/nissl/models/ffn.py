@@ -180,7 +180,10 @@ class FFN(FloodNetwork):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def hidden(self, image: Tensor, seed_logits: Tensor) -> Tensor:
-        x = torch.cat([image, seed_logits], dim=1).contiguous(memory_format=torch.channels_last_3d)
+        return self.stack(torch.cat([image, seed_logits], dim=1).contiguous(memory_format=torch.channels_last_3d))
+
+    def stack(self, x: Tensor) -> Tensor:
+        """All modules: inputs (B, 2, Z, Y, X) to features (B, C, Z, Y, X)."""
         hidden = self.conv_a[0](x)
         hidden = self.conv_b[0](F.relu(self.norms[0](hidden)))
         for norm, conv_a, conv_b in zip(self.norms[1:-1], self.conv_a[1:], self.conv_b[1:], strict=True):

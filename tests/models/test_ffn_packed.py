@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from nissl.models.ffn import FFN
+from nissl.models.ffn_packed import FFNPacked, import_weights, packed, unpacked
+
+
+def network(fov=(9, 9, 9), depth=2, features=8, block=(2, 2, 2), norm="group", voxel_features=4):
+    return FFNPacked(fov, [2, 2, 2], depth, features, block, voxel_features, 0.95, 0.5, 0.6, norm, "he")
+
+
+def filled(model, low=-0.3, high=0.3):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(low, high, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("block", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])
+def test_unpacking_undoes_packing(block):
+    x = torch.randn(2, 3, 5, 7, 6)
+    blocks = packed(x, block)
+    assert blocks.shape[1] == 3 * block[0] * block[1] * block[2]
+    assert torch.equal(unpacked(blocks, block, x.shape[2:]), x)
+
+
+def test_a_block_holds_its_voxels_as_channels():
+    x = torch.arange(4 * 4 * 4.0).reshape(1, 1, 4, 4, 4)
+    assert torch.equal(packed(x, (2, 2, 2))[0, :, 1, 0, 1], x[0, 0, 2:4, 0:2, 2:4].flatten())
+
+
+def test_the_untrained_network_returns_its_seed():
+    image, seed = torch.randn(2, 2, 1, 9, 9, 9).unbind(0)
+    assert torch.equal(network()(image, seed), seed)
+
+
+def test_it_costs_a_fifteenth_of_the_published_network():
+    """At the settings of conf/model/ffn_packed.yaml; the number is in the module's docstring."""
+    model = FFNPacked([33] * 3, [8] * 3, 6, 32, [2] * 3, 8, 0.95, 0.5, 0.6, "group").to("meta")
+    image = torch.zeros(2, 1, 33, 33, 33, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image, image)
+    assert round(counter.get_total_flops() / 2 / image.numel()) == 43_756
+
+
+def test_the_seed_reaches_as_far_as_stated():
+    model = filled(network((33, 33, 33), 3, 4, norm=None), 0.0, 1.0).double()  # positive weights: nothing cancels
+    image = torch.ones(1, 1, 33, 33, 33, dtype=torch.float64)
+    seed = torch.ones_like(image).requires_grad_()
+    model(image, seed)[0, 0, 16, 16, 16].backward()
+    seen = (seed.grad[0, 0].abs() > 0).nonzero()
+    assert seen.min() == 16 - 2 * 6 and seen.max() == 16 + 2 * 6 + 1  # blocks begin at even voxels
+
+
+@pytest.mark.parametrize("norm", [None, "group", "layer"])
+def test_gradients_reach_every_parameter(norm):
+    model = filled(network(norm=norm))
+    model(torch.randn(2, 1, 9, 9, 9), torch.randn(2, 1, 9, 9, 9)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_an_example_alone_and_in_a_batch_gives_the_same_logits():
+    model = filled(network())
+    image, seed = torch.randn(2, 3, 1, 9, 9, 9).unbind(0)
+    with torch.inference_mode():
+        alone = torch.cat([model(image[i : i + 1], seed[i : i + 1]) for i in range(3)])
+        assert torch.allclose(model(image, seed), alone, atol=1e-4)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="at least 1, came"):
+        network(block=(0, 2, 2))
+    with pytest.raises(ValueError, match="at least 2, came 1"):
+        network(voxel_features=1)
+
+
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_it_begins_as_the_network_of_half_the_resolution(tmp_path, norm):
+    coarse = filled(FFN([5] * 3, [1] * 3, 2, 8, 0.95, 0.5, 0.6, norm, "he"))
+    architecture = {
+        "fov_zyx": [5, 5, 5], "deltas_zyx": [1, 1, 1], "depth": 2, "features": 8, "init_activation": 0.95,
+        "pad_value": 0.5, "move_threshold": 0.6, "norm": norm, "init": "he",
+    }  # fmt: skip
+    path = tmp_path / "coarse.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in coarse.state_dict().items()}
+    save_file(tensors, path, {"architecture": json.dumps(architecture)})
+    state, doubled, _ = import_weights(path)
+    fine = FFNPacked(**doubled)
+    fine.load_state_dict(state)
+    assert (fine.fov_zyx, fine.deltas_zyx) == ((9, 9, 9), (2, 2, 2))
+    image, seed = torch.randn(2, 2, 1, 5, 5, 5).unbind(0)
+    large = [F.interpolate(each, scale_factor=2.0, mode="nearest")[:, :, :9, :9, :9] for each in (image, seed)]
+    with torch.no_grad():
+        expected = F.interpolate(coarse(image, seed), scale_factor=2.0, mode="nearest")[:, :, :9, :9, :9]
+        assert torch.allclose(fine(*large), expected, atol=1e-4)
+
+
+def test_other_weights_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"architecture": '{"depth": 7}'})
+    with pytest.raises(ValueError, match="no weights of model=ffn"):
+        import_weights(path)
