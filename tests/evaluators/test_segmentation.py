@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +210,7 @@ SEGMENTER = FloodFill(None, 0.6, 50, [1, 1, 1], 0.0, "peaks", 1, None, "float32"
 def test_the_evaluator_measures_the_network_and_the_answers_it_must_beat():
     result = scored(untrained_max_moves=100, objects_drawn=2)(SimpleNamespace(model=BrightIsInside()), data_of(bars()))
     assert set(result.scalars) == set(SegmentationScores.metrics)
+    assert re.search(r"\d+ moves, \d+ segments, \d+\.\d CPU-seconds, \d+\.\d\d microseconds a voxel", result.notes[0])
     assert result.scalars["voi/sum"] < 0.6 and result.scalars["coverage"] > 0.8
     assert result.scalars["flood/segments"] == 2
     assert result.scalars["voi_untrained/sum"] == result.scalars["voi_all_background/sum"] == pytest.approx(1.0)

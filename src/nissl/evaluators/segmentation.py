@@ -319,8 +319,9 @@ class SegmentationScores:
         )
         scalars["flood/moves"] = float(sum(segmentation.counters["moves"] for segmentation in segmentations))
         notes = [
-            f"{volume.name}: {segmentation.counters['moves']} moves, {len(segmentation.origins)} segments"
-            + (", ended by max_moves" if segmentation.truncated else "")
+            f"{volume.name}: {segmentation.counters['moves']} moves, {len(segmentation.origins)} segments, "
+            f"{segmentation.cpu_seconds:.1f} CPU-seconds, {1e6 * segmentation.cpu_seconds / volume.raw.size:.2f} "
+            "microseconds a voxel" + (", ended by max_moves" if segmentation.truncated else "")
             for volume, segmentation in zip(volumes, segmentations, strict=True)
         ]
         if self.untrained_max_moves:
