@@ -3,6 +3,7 @@ import math
 import re
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from nissl.evaluators.segmentation import (
     voi_interval,
 )
 from nissl.evaluators.segmentation_figures import matched, sections_figure, voxel_errors
+from nissl.evaluators.stored_segmentation import StoredSegmentation
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.skeletons import Skeletons
@@ -196,8 +198,8 @@ def data_of(volume):
     return SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
 
 
-def scored(split="test", untrained_max_moves=0, objects_drawn=0):
-    return SegmentationScores(SEGMENTER, split, untrained_max_moves, 50, 0, objects_drawn)
+def scored(split="test", untrained_max_moves=0, objects_drawn=0, segments_file=None):
+    return SegmentationScores(SEGMENTER, split, untrained_max_moves, 50, 0, objects_drawn, segments_file)
 
 
 def erl(split="test", no_merge_path=None):
@@ -219,6 +221,20 @@ def test_the_evaluator_measures_the_network_and_the_answers_it_must_beat():
     pictures = {name for name, figure in result.figures.items() if figure.png.startswith(b"\x89PNG")}
     assert pictures == {"overlay", "objects", "rejected_seeds"} and len(result.tables["rejected_seeds"]) > 0
     assert result.tables["counters"] and len(result.tables["objects"]) == len(result.tables["segments"]) == 2
+
+
+def test_segments_are_written_where_their_volume_lies_in_its_file(tmp_path):
+    path = str(tmp_path / "segments.h5")
+    part = dataclasses.replace(bars(), offset_zyx=(0, 3, 5))
+    scored(segments_file=path)(SimpleNamespace(model=BrightIsInside()), data_of(part))
+    (stored,) = StoredSegmentation(path, "segments").segment(None, [part])
+    (found,) = SEGMENTER.segment(BrightIsInside(), [part])
+    assert np.array_equal(stored.ids, found.ids)
+    with h5py.File(path, "r") as file:
+        assert file["segments"].shape == file["probability"].shape == (32, 35, 45) and not file["segments"][:, :3].any()
+        assert file["segments"].attrs["resolution_nm"].tolist() == [10, 10, 10]
+    with pytest.raises(ValueError, match=r"segments_file=.*: there is no such folder"):
+        scored(segments_file=str(tmp_path / "nowhere" / "segments.h5"))
 
 
 def test_both_evaluators_flood_once_and_repeat_the_same_numbers():

@@ -1,3 +1,4 @@
+import csv
 from types import SimpleNamespace
 
 import h5py
@@ -156,17 +157,53 @@ def test_what_is_wrong_with_a_method_is_said(file):
         sweep({"a": {"path": file, "ids": "truth", "pairs": "scores", "scores": "scores"}})(None, data)
 
 
+def test_a_baseline_comes_from_the_table_of_its_own_sweep(tmp_path):
+    rows = [
+        {"volume": part, "merge_threshold": 0, "threshold": t, "erl_nm": 100 * run, "normalized": run, "mergers": 1,
+         "mergers_per_mm": 10 * t, "voi_sum": 1.0, "coverage": 1.0}
+        for part, t, run in (("tuning", 0.4, 0.2), ("tuning", 0.8, 0.6), ("test", 0.4, 0.5), ("test", 0.8, 0.3))
+    ]  # fmt: skip
+    path = tmp_path / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [bars()[0]]))
+    result = sweep({"boundary": {"table": str(path)}})(None, data)
+    assert result.scalars["sweep_boundary/threshold"] == 0.8 and result.scalars["sweep_boundary/normalized"] == 0.3
+    path.write_text(path.read_text().replace(",0,0.", ",2,0."))
+    with pytest.raises(ValueError, match="merge threshold of 2 nodes, this sweep has 0"):
+        sweep({"boundary": {"table": str(path)}})(None, data)
+    path.write_text("volume,threshold\ntuning,0.5\n")
+    with pytest.raises(ValueError, match="no table of watershed_sweep, it lacks"):
+        sweep({"boundary": {"table": str(path)}})(None, data)
+
+
+def test_the_probability_of_a_plain_flooding_is_swept_without_a_file():
+    volume, _ = bars()
+    probability = np.where(np.arange(40) < 30, 230, 160).astype(np.uint8) * np.ones(volume.raw.shape, np.uint8)
+    found = SimpleNamespace(ids=volume.labels, probability=probability)
+    segmenter = SimpleNamespace(segment=lambda model, volumes: [found])
+    data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
+    result = sweep({}, segmenter=segmenter)(SimpleNamespace(model=None), data)
+    # On x 0-19 all thresholds up to 0.9 are as good and the highest wins; on x 20-39 it keeps half of the voxels.
+    assert result.scalars["sweep_flood_fill/threshold"] > 0.63
+    assert result.scalars["sweep_flood_fill/coverage"] == pytest.approx(0.5)
+
+
 def test_the_agglomeration_of_a_staged_segmenter_is_swept_without_a_file():
     volume, ids = bars()
     decisions = [
         {"first": a, "second": b, "certainty": s} for (a, b), s in zip(PAIRS.tolist(), SCORES.tolist(), strict=True)
     ]
-    found = SimpleNamespace(stages={"forward": ids, "agglomeration": ids}, tables={"decisions": decisions})
+    found = SimpleNamespace(
+        stages={"forward": ids, "agglomeration": ids}, tables={"decisions": decisions}, probability=None
+    )
     segmenter = SimpleNamespace(segment=lambda model, volumes: [found])
     data = SimpleNamespace(source=SimpleNamespace(volumes=lambda name: [volume]))
     result = sweep({}, segmenter=segmenter)(SimpleNamespace(model=None), data)
     assert result.scalars["sweep_agglomeration/normalized"] == pytest.approx(2 * 90**2 / 190**2)
-    without = SimpleNamespace(segment=lambda model, volumes: [SimpleNamespace(stages={}, tables={})])
+    without = SimpleNamespace(segment=lambda model, volumes: [SimpleNamespace(stages={}, tables={}, probability=None)])
     with pytest.raises(ValueError, match="decided on no pair"):
         sweep({}, segmenter=without)(SimpleNamespace(model=None), data)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import nissl.flood_fill.segmenter
+from nissl.flood_fill.probability import dequantise
 from nissl.flood_fill.segmentation import grown
 from nissl.flood_fill.segmenter import FloodFill
 from nissl.volumes.annotated import AnnotatedVolume
@@ -64,6 +65,14 @@ def test_two_bars_become_two_segments():
         ids, counts = np.unique(found.ids[truth.labels == bar], return_counts=True)
         assert ids[counts.argmax()] > 0 and counts.max() / counts.sum() > 0.8
     assert not found.ids[truth.labels == 0].any()
+    assert np.array_equal(found.probability > 0, found.ids > 0)
+    assert dequantise(found.probability[found.ids > 0]).min() > 0.59
+
+
+def test_voxels_that_a_segment_grew_into_have_the_probability_of_the_nearest_before() -> None:
+    (found,) = segmenter(grow_nm=20.0).segment(BrightIsInside(), [volume()])
+    (before,) = segmenter().segment(BrightIsInside(), [volume()])
+    assert np.array_equal(found.probability > 0, found.ids > 0) and (found.ids > 0).sum() > (before.ids > 0).sum()
 
 
 def test_objects_reach_the_faces_of_a_mirrored_image_and_begin_where_they_did() -> None:
@@ -162,6 +171,7 @@ def test_a_finished_segmentation_is_found_in_its_folder_and_a_killed_one_goes_on
     third = BrightIsInside()
     (again,) = segmenter(**settings).segment(third, [volume(shape=(16, 32, 20))])
     assert third.num_calls == 0 and np.array_equal(again.ids, whole.ids) and again.origins == whole.origins
+    assert np.array_equal(again.probability, whole.probability)
     assert again.rejected == found.rejected and again.overlaps == found.overlaps
 
 

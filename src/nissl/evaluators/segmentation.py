@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from nissl.evaluators.object_rendering import objects_figure
 from nissl.evaluators.result import Result
 from nissl.evaluators.seed_figures import rejected_figure, rejected_rows
 from nissl.evaluators.segmentation_figures import sections_figure
-from nissl.evaluators.stored_segmentation import Segmenter
+from nissl.evaluators.stored_segmentation import Segmenter, write_segments
 from nissl.volumes.annotated import AnnotatedVolume
 
 
@@ -262,6 +263,7 @@ class SegmentationScores:
         untrained_max_moves: the untrained network is flooded for at most this many moves per volume; 0 leaves it out.
         bootstrap_samples, bootstrap_seed: of the interval of `voi/sum`, over true objects.
         objects_drawn: true objects in the three-dimensional picture, largest first; 0 leaves it out.
+        segments_file: HDF5 file to be written with the segments of the first volume, see `write_segments`; None: none.
     """
 
     metrics = {
@@ -293,19 +295,24 @@ class SegmentationScores:
         bootstrap_samples: int,
         bootstrap_seed: int,
         objects_drawn: int,
+        segments_file: str | None = None,
     ) -> None:
         if split not in ("val", "test"):
             raise ValueError(f"split must be val or test, came {split!r}")
         if bootstrap_samples < 1:
             raise ValueError(f"bootstrap_samples must be at least 1, came {bootstrap_samples}")
+        if segments_file is not None and not Path(segments_file).absolute().parent.is_dir():
+            raise ValueError(f"segments_file={segments_file}: there is no such folder. Make it first.")
         self.segmenter, self.split, self.untrained_max_moves = segmenter, split, untrained_max_moves
         self.bootstrap_samples, self.bootstrap_seed = bootstrap_samples, bootstrap_seed
-        self.objects_drawn = objects_drawn
+        self.objects_drawn, self.segments_file = objects_drawn, segments_file
 
     def __call__(self, task: Any, data: Any) -> Result:
         volumes: list[AnnotatedVolume] = data.source.volumes(self.split)
         truths = [_labels(volume) for volume in volumes]
         segmentations = self.segmenter.segment(task.model, volumes)
+        if self.segments_file is not None:
+            write_segments(self.segments_file, segmentations[0], volumes[0])
         overlaps = _overlaps(truths, [segmentation.ids for segmentation in segmentations])
         scalars = scores(overlaps)
         interval = voi_interval(overlaps, self.bootstrap_samples, self.bootstrap_seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 
 from nissl.volumes.annotated import AnnotatedVolume
@@ -46,3 +47,20 @@ class StoredSegmentation:
             # Ids may be of any integer type; from here on they are counted and packed.
             found.append(Segmentation(ids.astype(np.int64), {}, {"moves": 0}, 0.0, False))
         return found
+
+
+def write_segments(path: str, segmentation: Any, volume: AnnotatedVolume) -> None:
+    """A segmentation as `segmenter=stored` and `threshold_sweep` read it, in the frame of the volume's own file.
+
+    Datasets `segments`, (Z, Y, X) uint64, 0 = unassigned or before the volume's box, and, where the segmentation has
+    it, `probability`, uint8 as in `nissl.flood_fill.probability`.
+    """
+    before = [(offset, 0) for offset in volume.offset_zyx]
+    arrays = {"segments": segmentation.ids.astype(np.uint64)}
+    if segmentation.probability is not None:
+        arrays["probability"] = segmentation.probability
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=np.pad(array, before), compression="gzip")
+            file[name].attrs["resolution_nm"] = volume.voxel_size_zyx_nm
+            file[name].attrs["axes"] = "zyx"

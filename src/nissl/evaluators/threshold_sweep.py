@@ -1,14 +1,16 @@
 """Chooses the threshold of every stored method on one part of the data and scores it on another, in one figure.
 
 What a method stores is an HDF5 file that covers the volumes' file: fragments and scored pairs (`pairs`, `scores`), or
-segments and their probability (`probability`). The agglomeration of our own segmenter needs no file. See
-`nissl.evaluators.threshold_curve` for what is done with them.
+segments and their probability (`probability`). A flooding of ours and its agglomeration need no file. Thresholds of a
+baseline were scored by `watershed_sweep`, whose table is read. See `nissl.evaluators.threshold_curve` for what is done
+with them.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -38,9 +40,11 @@ class ThresholdSweep:
 
     Args:
         methods: name -> {path, ids, pairs, scores} for scored pairs (joined from the threshold on), {path, ids,
-            probability} for a threshold on probabilities (0 to 1, or uint8 0 to 255), {path, ids} for one point.
-        segmenter: one that agglomerates, such as `flood_fill_staged`: its decisions become the method "agglomeration",
-            from the segments before it and the certainty of each pair. None: none.
+            probability} for a threshold on probabilities (0 to 1, or uint8 0 to 255), {path, ids} for one point,
+            {table} for the table `watershed_sweep_thresholds.csv` of a run with the same boxes.
+        segmenter: a plain flooding becomes the method "flood_fill", with a threshold on its probabilities; the
+            decisions of one that agglomerates, such as `flood_fill_staged`, become the method "agglomeration", from
+            the segments before it and the certainty of each pair. None: none.
         tuning_split, test_split: "val" or "test".
         tuning_box, test_box: [[z0, z1], [y0, y1], [x0, x1]] in voxels of the file, or null for all of the split. The
             two may not share a voxel.
@@ -80,11 +84,13 @@ class ThresholdSweep:
                 "segmenter that agglomerates"
             )
         for name, method in methods.items():
+            if set(method) == {"table"}:
+                continue
             extra, lacking = set(method) - KEYS, {"path", "ids"} - set(method)
             if extra or lacking or ("pairs" in method) != ("scores" in method):
                 raise ValueError(
-                    f"method '{name}' must have path and ids, and pairs with scores, or probability, or neither; "
-                    f"came {sorted(method)}"
+                    f"method '{name}' must have path and ids, and pairs with scores, or probability, or neither; or "
+                    f"a table alone; came {sorted(method)}"
                 )
         for split in (tuning_split, test_split):
             if split not in ("val", "test"):
@@ -112,8 +118,9 @@ class ThresholdSweep:
         chosen: dict[str, int] = {}
         scalars: dict[str, float] = {}
         table: list[dict[str, Any]] = []
-        sources: dict[str, FromFile | FromDecisions] = {
-            name: FromFile(method, self) for name, method in self.methods.items()
+        sources: dict[str, Source] = {
+            name: FromTable(method["table"], self) if "table" in method else FromFile(method, self)
+            for name, method in self.methods.items()
         }
         if self.segmenter is not None:
             found = {
@@ -121,7 +128,10 @@ class ThresholdSweep:
                 for part, (split, _) in self.parts.items()
             }
             wholes = {part: data.source.volumes(split)[0] for part, (split, _) in self.parts.items()}
-            sources["agglomeration"] = FromDecisions(found, wholes, self)
+            if found["tuning"].probability is None:
+                sources["agglomeration"] = FromDecisions(found, wholes, self)
+            else:
+                sources["flood_fill"] = FromProbability(found, wholes, self)
         for name, source in sources.items():
             thresholds = source.thresholds()
             for part, volume in volumes.items():
@@ -162,6 +172,16 @@ class ThresholdSweep:
         )
 
 
+class Source(Protocol):
+    """Where the curve of one method is from."""
+
+    def thresholds(self) -> list[float]:
+        """What is tried."""
+
+    def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        """The numbers of each threshold on a part ("tuning" or "test")."""
+
+
 class FromFile:
     """Fragments and scores, or segments and probability, that a file holds."""
 
@@ -172,7 +192,7 @@ class FromFile:
         if "scores" in self.method:
             return _quantiles(_read(self.method, "scores"), self.sweep.num_thresholds)
         if "probability" in self.method:
-            return np.linspace(0.5, 0.95, self.sweep.num_thresholds).round(4).tolist()
+            return _probabilities(self.sweep)
         return [float("nan")]
 
     def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
@@ -192,6 +212,57 @@ class FromFile:
         return [{"threshold": float("nan")} | score(fragments, fragments.ids, *rule)]
 
 
+class FromTable:
+    """Rows that `watershed_sweep` wrote: a threshold and its scores on the tuning volume and on the test volume."""
+
+    def __init__(self, path: str, sweep: ThresholdSweep) -> None:
+        with open(path, newline="") as file:
+            found = list(csv.DictReader(file))
+        needed = {"volume", "threshold", "erl_nm", "normalized", "mergers", "mergers_per_mm", "merge_threshold"}
+        lacking = needed - set(found[0] if found else ())
+        if lacking:
+            raise ValueError(f"{path} is no table of watershed_sweep, it lacks {sorted(lacking)}")
+        self.found: dict[str, list[dict[str, Any]]] = {"tuning": [], "test": []}
+        for row in found:
+            values = {key: float(value) for key, value in row.items() if key != "volume"}
+            if values.pop("merge_threshold") != sweep.merge_threshold:
+                raise ValueError(
+                    f"{path} was scored with a merge threshold of {row['merge_threshold']} nodes, this sweep has "
+                    f"{sweep.merge_threshold}. Set evaluator.threshold_sweep.merge_threshold."
+                )
+            self.found[row["volume"]].append(values)
+
+    def thresholds(self) -> list[float]:
+        return [row["threshold"] for row in self.found["tuning"]]
+
+    def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        return self.found[part]
+
+
+class FromProbability:
+    """Segments of a plain flooding and the probability of their voxels.
+
+    Args:
+        found: part -> what the segmenter made of the volume that holds it.
+        wholes: part -> that volume.
+        sweep: the rules.
+    """
+
+    def __init__(self, found: Mapping[str, Any], wholes: Mapping[str, AnnotatedVolume], sweep: ThresholdSweep) -> None:
+        self.found, self.wholes, self.sweep = found, wholes, sweep
+
+    def thresholds(self) -> list[float]:
+        return _probabilities(self.sweep)
+
+    def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        place = _place(volume, self.wholes[part])
+        ids, probability = self.found[part].ids[place], self.found[part].probability[place]
+        levels = with_levels(ids, np.nan_to_num(dequantise(probability)), thresholds)
+        fragments = Fragments.of(levels, skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
+        rule = (self.sweep.merge_threshold, self.sweep.contiguous)
+        return probability_rows(fragments, thresholds, self.sweep.min_size, *rule)
+
+
 class FromDecisions:
     """Segments before an agglomeration, and the certainty of each pair that it decided on.
 
@@ -204,7 +275,10 @@ class FromDecisions:
     def __init__(self, found: Mapping[str, Any], wholes: Mapping[str, AnnotatedVolume], sweep: ThresholdSweep) -> None:
         self.found, self.wholes, self.sweep = found, wholes, sweep
         if not found["tuning"].tables.get("decisions"):
-            raise ValueError("this segmenter decided on no pair on the tuning part. Take segmenter=flood_fill_staged.")
+            raise ValueError(
+                "this segmenter decided on no pair on the tuning part and keeps no probability. "
+                "Take segmenter=flood_fill_staged or flood_fill."
+            )
 
     def thresholds(self) -> list[float]:
         certainty = np.array([row["certainty"] for row in self.found["tuning"].tables["decisions"]])
@@ -214,14 +288,23 @@ class FromDecisions:
         found, whole = self.found[part], self.wholes[part]
         names = list(found.stages)
         before = found.stages[names[names.index("agglomeration") - 1]]
-        start = np.subtract(volume.offset_zyx, whole.offset_zyx)
-        ids = before[tuple(slice(a, a + n) for a, n in zip(start, volume.raw.shape, strict=True))]
+        ids = before[_place(volume, whole)]
         decisions = found.tables.get("decisions", [])
         pairs = np.array([(row["first"], row["second"]) for row in decisions], np.int64).reshape(-1, 2)
         certainty = np.array([row["certainty"] for row in decisions])
         fragments = Fragments.of(ids.astype(np.int64), skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
         rule = (self.sweep.merge_threshold, self.sweep.contiguous)
         return agglomeration_rows(fragments, pairs, certainty, thresholds, *rule)
+
+
+def _place(part: AnnotatedVolume, whole: AnnotatedVolume) -> tuple[slice, ...]:
+    """Where a part lies in the volume that holds it."""
+    start = np.subtract(part.offset_zyx, whole.offset_zyx)
+    return tuple(slice(a, a + n) for a, n in zip(start, part.raw.shape, strict=True))
+
+
+def _probabilities(sweep: ThresholdSweep) -> list[float]:
+    return np.linspace(0.5, 0.95, sweep.num_thresholds).round(4).tolist()
 
 
 def _quantiles(values: np.ndarray, num: int) -> list[float]:

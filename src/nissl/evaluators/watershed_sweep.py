@@ -90,7 +90,11 @@ class WatershedSweep:
             f"Merge threshold {self.merge_threshold} nodes."
         )
         figure = curve_figure(curves, dict.fromkeys(curves, best), None, caption)
-        table = [{"volume": name} | row for name, rows in curves.items() for row in rows]
+        table = [
+            {"volume": name, "merge_threshold": self.merge_threshold} | row
+            for name, rows in curves.items()
+            for row in rows
+        ]
         notes = [] if len(tests) == 1 else [f"only the first of {len(tests)} test volumes, '{tests[0].name}', is swept"]
         if row["threshold"] != self.segmenter.threshold:
             notes.append(

@@ -27,6 +27,8 @@ class Segmentation:
         rejected: seeds that became no segment: start, reason, moves.
         stages: name -> ids (native) after each step, where there are several.
         tables: name -> rows that explain the result, such as the decisions of an agglomeration.
+        probability: (Z, Y, X) uint8, native: how surely each voxel belongs to its segment, quantised by
+            `nissl.flood_fill.probability`; 0 = unassigned. None where it is not known.
     """
 
     ids: np.ndarray
@@ -38,6 +40,7 @@ class Segmentation:
     rejected: list[tuple[Triple, str, int]] = field(default_factory=list)
     stages: dict[str, np.ndarray] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    probability: np.ndarray | None = None
 
 
 def network_ids(segmentation: np.ndarray, volume: AnnotatedVolume) -> np.ndarray:
@@ -65,7 +68,10 @@ def to_arrays(found: Segmentation) -> tuple[dict[str, np.ndarray], dict[str, Any
         "overlaps": [[i, [[other, n] for other, n in of.items()]] for i, of in found.overlaps.items()],
         "rejected": found.rejected,
     }
-    return {"ids": found.ids}, facts
+    arrays = {"ids": found.ids}
+    if found.probability is not None:
+        arrays["probability"] = found.probability
+    return arrays, facts
 
 
 def from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Segmentation:
@@ -78,4 +84,5 @@ def from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Segment
         facts["truncated"],
         {i: dict(map(tuple, of)) for i, of in facts["overlaps"]},
         [((z, y, x), reason, moves) for (z, y, x), reason, moves in facts["rejected"]],
+        probability=arrays.get("probability"),
     )

@@ -336,12 +336,17 @@ class FloodFill:
             masks=Masks(on_device(masks[0]), on_device(masks[1])),
             existing=None if existing is None else torch.from_numpy(before).to(device),
             more_seeds=later,
+            keep_probability=existing is None,
         )
 
     def _segmentation(self, volume: AnnotatedVolume, canvas: Canvas, cpu_seconds: float) -> Segmentation:
         ids = canvas.segmentation.clamp(min=0).cpu().numpy()
         offset = np.asarray(canvas.fov) // 2 if self.reflect_border else np.zeros(3, np.int64)
-        ids = cropped(ids, triple(offset), np.subtract(ids.shape, 2 * offset))
+        inner = triple(offset), triple(np.subtract(ids.shape, 2 * offset))
+
+        def finished(array: np.ndarray) -> np.ndarray:
+            return grown(volume.native(cropped(array, *inner)), self.grow_nm, volume.voxel_size_zyx_nm)
+
         origins = {
             segment: Origin(triple(np.subtract(origin.start_zyx, offset)), origin.num_moves, origin.num_voxels)
             for segment, origin in canvas.origins.items()
@@ -352,13 +357,14 @@ class FloodFill:
         counters = dict(sorted(canvas.counters.items()))
         counters["seeds"] = canvas.num_seeds
         return Segmentation(
-            grown(volume.native(ids), self.grow_nm, volume.voxel_size_zyx_nm),
+            finished(ids),
             origins,
             counters,
             cpu_seconds,
             not canvas.is_complete,
             canvas.overlaps,
             rejected,
+            probability=None if canvas.probability is None else finished(canvas.probability),
         )
 
     def _checkpoints(self, canvases: Sequence[Canvas], path: Path, key: str) -> Callable[[], None]:
