@@ -51,6 +51,7 @@ SMALL = {
         *("dataset.shape_zyx=[32,112,112]", "dataset.num_neurites=8", "dataset.num_train=1"),
         *("dataset.misalignments=[[20,8,-7]]", "dataset.vessel_radius_nm=120", "dataset.soma_radius_nm=200"),
     ],
+    "ffn_fib25_fine": ["model.weights=null"],
     "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
     **dict.fromkeys(
