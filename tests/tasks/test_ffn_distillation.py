@@ -92,15 +92,35 @@ def fit(module, batches, **arguments):
     return trainer
 
 
-def test_the_student_learns_what_only_the_teacher_knows():
+def learned(teacher, batches, **trainer):
+    """Logits of the trained student at the centre of the bar and outside of it, from an active centre."""
     torch.manual_seed(0)
-    module = task()
-    fit(module, [batch()] * 4, max_epochs=15)
+    module = task(teacher)
+    fit(module, batches, max_epochs=15, **trainer)
     image = F.avg_pool3d(batch(1)["image"], 2)
     seed = torch.zeros_like(image)
     seed[:, :, 4, 4, 4] = 3.0
     found = module.model(image[..., 2:7, 2:7, 2:7], seed[..., 2:7, 2:7, 2:7])
-    assert found[0, 0, 2, 2, 2] > 1 and found[0, 0, 2, 2, 2] - found[0, 0, 2, 2, 4] > 1
+    return found[0, 0, 2, 2, 2], found[0, 0, 2, 2, 4]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_student_learns_what_only_the_teacher_knows(precision):
+    inside, outside = learned(Bright(), [batch()] * 4, precision=precision)
+    assert inside > 1 and inside - outside > 1
+
+
+def test_where_the_teacher_lets_go_of_its_own_beginning_the_label_teaches():
+    class Silent(Bright):
+        def forward(self, image, seed):
+            return torch.full_like(seed, -5.0)
+
+    told = batch()
+    told["label"] = (told["image"] > 0).float()
+    inside, outside = learned(Silent(), [told] * 4)
+    assert inside > 1 and inside - outside > 1
+    inside, _ = learned(Silent(), [batch()] * 4)  # labels without an object
+    assert inside < 0
 
 
 def test_the_teacher_answers_once_for_each_place():

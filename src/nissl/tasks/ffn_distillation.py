@@ -5,7 +5,8 @@ what it has grown in the end is the student's target. The student may work at a 
 means over blocks of `pool_zyx` voxels, the target of the teacher's *probabilities*. The mean of a block is the share of
 it that the teacher gives to the object, which is what cross entropy with soft targets wants to be told; a mean of
 logits would let one voxel of which the teacher is very sure outvote seven others. Voxels that the teacher never visited
-keep its `pad_value`, by which it means "not this object".
+keep its `pad_value`, by which it means "not this object". Where the teacher lets go of the voxel that it began from,
+it has nothing to teach, and the true label stands in for it.
 
 A target depends on nothing but image and centre, so with `dataset.patches.number_of_places` the teacher answers once
 per place, and what it answered is turned and mirrored together with the image from then on. Nothing of it has to be
@@ -112,6 +113,7 @@ class FFNDistillation(FloodFilling):
         "train/examples": None,
         "train/skipped_steps": "min",
         "train/teacher_f1": "max",
+        "train/teacher_holds": None,
         "train/places_known": None,
         "val/loss": "min",
         "val/precision_at_50": "max",
@@ -177,7 +179,8 @@ class FFNDistillation(FloodFilling):
         overlap = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
         self.log("train/teacher_f1", overlap)  # soft, against the true label
         self.log("train/places_known", float(len(self._known)))
-        label = self.teacher_share * found + (1 - self.teacher_share) * truth
+        share = self.teacher_share * self._holds(found)
+        label = share * found + (1 - share) * truth
         if "place" in batch:
             draws = batch["draw"].tolist()
             rows = [turned(row, draw) for *row, draw in zip(image, label, empty, draws, strict=True)]
@@ -216,6 +219,13 @@ class FFNDistillation(FloodFilling):
         image, truth, empty = (F.avg_pool3d(array, self.pool) for array in (batch["image"], label.float(), empty))
         return image, truth, empty
 
+    def _holds(self, found: Tensor) -> Tensor:
+        """1 for answers that hold their own centre, which a flooding would keep, else 0; (B, 1, 1, 1, 1)."""
+        z, y, x = (size // 2 for size in found.shape[2:])
+        held = found[:, :, z, y, x] >= float(self._teacher[0].move_threshold)  # type: ignore[arg-type]
+        self.log("train/teacher_holds", held.float().mean())
+        return held.float()[:, :, None, None, None]
+
     def _targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The teacher's answers, pooled, (B, 1, Z, Y, X); from memory where it has given them before."""
         if "place" not in batch:
@@ -225,7 +235,7 @@ class FFNDistillation(FloodFilling):
         if new:
             answers = self._ask(batch["image"][list(new.values())])
             self._known.update(zip(new, answers.half(), strict=True))
-        return torch.stack([self._known[place] for place in places]).float()
+        return torch.stack([self._known[place].float() for place in places])  # autocast stacks no half precision
 
     def _ask(self, image: Tensor) -> Tensor:
         found = teacher_probabilities(self._teacher[0], image, self.teacher_moves)
