@@ -66,15 +66,17 @@ def batch(num=4, places=True):
     return items | ({"place": torch.arange(num) % 2} if places else {})
 
 
-def test_the_teacher_grows_over_its_moves_and_says_pad_value_where_it_never_was():
+def test_the_teacher_grows_over_its_moves_and_says_nothing_where_it_never_was():
     image = batch(1)["image"]
     teacher = Bright()
     one = teacher_probabilities(teacher, image, 1)
     assert teacher.moves == 1 and one.shape == image.shape
-    assert one[0, 0, 8, 8, 8] > 0.9 and one[0, 0, 0, 8, 8] == pytest.approx(0.05)
+    assert one[0, 0, 8, 8, 8] > 0.9 and one[0, 0, 0, 8, 8].isnan()
     all_moves = teacher_probabilities(teacher, image, None)
-    assert all_moves[0, 0, 0, 8, 8] > 0.9 and all_moves[0, 0, 8, 8, 0] < 0.1
-    assert torch.equal(all_moves[..., 17], all_moves[..., 16])  # 17 voxels are a whole number of steps, 18 are not
+    assert all_moves[0, 0, 0, 8, 8] > 0.9 and all_moves[0, 0, 8, 8, 4] < 0.1
+    assert all_moves[0, 0, 8, 8, 0].isnan()  # dark: it looked from 4 on, and went no farther
+    last, before = all_moves[..., 17].nan_to_num(-1.0), all_moves[..., 16].nan_to_num(-1.0)
+    assert torch.equal(last, before)  # 17 voxels are a whole number of steps, 18 are not
 
 
 def test_a_pooled_target_is_the_share_of_the_block_that_the_teacher_gives_to_the_object():
@@ -108,6 +110,17 @@ def learned(teacher, batches, **trainer):
 def test_the_student_learns_what_only_the_teacher_knows(precision):
     inside, outside = learned(Bright(), [batch()] * 4, precision=precision)
     assert inside > 1 and inside - outside > 1
+
+
+def test_voxels_that_the_teacher_never_saw_carry_no_loss(monkeypatch):
+    module = task(teacher_moves=1)
+    seen = []
+    fresh = module._fresh
+    monkeypatch.setattr(module, "_fresh", lambda batch: seen.append(batch["weight"]) or fresh(batch))
+    fit(module, [batch(places=False)], max_epochs=1)
+    weight = seen[0]  # the teacher's only field of view is voxels 4 to 12, in blocks of two
+    assert weight[:, :, 2:6, 2:6, 2:6].min() == 1 and weight.sum() == 4 * 4**3
+    assert all(each.min() == 1 for each in seen[1:])  # validation
 
 
 def test_where_the_teacher_lets_go_of_its_own_beginning_the_label_teaches():

@@ -5,8 +5,8 @@ what it has grown in the end is the student's target. The student may work at a 
 means over blocks of `pool_zyx` voxels, the target of the teacher's *probabilities*. The mean of a block is the share of
 it that the teacher gives to the object, which is what cross entropy with soft targets wants to be told; a mean of
 logits would let one voxel of which the teacher is very sure outvote seven others. Voxels that the teacher never visited
-keep its `pad_value`, by which it means "not this object". Where the teacher lets go of the voxel that it began from,
-it has nothing to teach, and the true label stands in for it.
+carry no loss: the object may well go on there. Where the teacher lets go of the voxel that it began from, it has
+nothing to teach, and the true label stands in for it.
 
 A target depends on nothing but image and centre, so with `dataset.patches.number_of_places` the teacher answers once
 per place, and what it answered is turned and mirrored together with the image from then on. Nothing of it has to be
@@ -34,7 +34,7 @@ from nissl.tasks.growing import Growing, Movement, PolicyName
 
 @torch.no_grad()
 def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int | None) -> Tensor:
-    """What the teacher grows from the centre of each example, (B, 1, Z, Y, X) probabilities.
+    """What the teacher grows from the centre of each example, (B, 1, Z, Y, X) probabilities, NaN where it never was.
 
     It moves as in inference, to the strongest voxel of each face, as far as the example reaches.
 
@@ -43,8 +43,7 @@ def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int | No
         image: (B, 1, Z, Y, X) normalised as the teacher's training data, at its resolution. Its moves use the largest
             part of it from the first voxel that is its field of view and a whole number of steps; the rest repeats the
             last voxel.
-        max_moves: per example, the first included; None: all that it wants. Fewer leave parts of the object at
-            `pad_value`, so the student would be told that they are none.
+        max_moves: per example, the first included; None: all that it wants.
     """
     fov, deltas = np.asarray(teacher.fov_zyx), np.asarray(teacher.deltas_zyx)
     shape = np.asarray(image.shape[2:])
@@ -57,7 +56,8 @@ def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int | No
     part = image[:, :, :z, :y, :x]
     threshold = logit(float(teacher.move_threshold))  # type: ignore[arg-type]
     movement = Movement(teacher.fov_zyx, teacher.deltas_zyx, threshold, "max_pred_moves", 0)  # type: ignore[arg-type]
-    seeds = torch.full_like(part, logit(float(teacher.pad_value)))  # type: ignore[arg-type]
+    pad = logit(float(teacher.pad_value))  # type: ignore[arg-type]
+    seeds = torch.full_like(part, pad)
     seeds[:, :, z // 2, y // 2, x // 2] = logit(float(teacher.init_activation))  # type: ignore[arg-type]
     anywhere, nowhere = torch.ones_like(part), torch.zeros_like(part, dtype=torch.bool)  # no truth holds it back
     rows = zip(part, anywhere, seeds, nowhere, strict=True)
@@ -68,7 +68,9 @@ def teacher_probabilities(teacher: nn.Module, image: Tensor, max_moves: int | No
         grown = torch.stack([example.seed[view] for example, view in zip(slots, views, strict=True)])
         for example, logits in zip(slots, teacher(images, grown), strict=True):
             example.take(logits.float(), max_moves)
-    found = torch.sigmoid(torch.stack([example.seed for example in examples]))
+    # What a network has written differs from what it was given, in the last digits at least.
+    grown = torch.stack([example.seed for example in examples])
+    found = torch.where(torch.eq(grown, pad), torch.nan, torch.sigmoid(grown))
     missing = [int(size) for size in shape - (z, y, x)]
     return F.pad(found, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
 
@@ -176,20 +178,26 @@ class FFNDistillation(FloodFilling):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         image, truth, empty = self._pooled(batch)
         found = self._targets(batch)
+        known = ~found.isnan()
+        found = found.nan_to_num(0.0)
         overlap = 2 * (found * truth).sum() / (found.sum() + truth.sum()).clamp(min=1)
         self.log("train/teacher_f1", overlap)  # soft, against the true label
         self.log("train/places_known", float(len(self._known)))
         share = self.teacher_share * self._holds(found)
-        label = share * found + (1 - share) * truth
+        label = torch.where(known, share * found + (1 - share) * truth, truth)
+        weight = torch.where(known, 1.0, 1 - share)
         if "place" in batch:
             draws = batch["draw"].tolist()
-            rows = [turned(row, draw) for *row, draw in zip(image, label, empty, draws, strict=True)]
-            image, label, empty = (torch.stack(arrays) for arrays in zip(*rows, strict=True))
-        super().training_step({**batch, "image": image, "label": label, "empty": empty}, batch_index)
+            rows = [turned(row, draw) for *row, draw in zip(image, label, empty, weight, draws, strict=True)]
+            image, label, empty, weight = (torch.stack(arrays) for arrays in zip(*rows, strict=True))
+        pooled = {"image": image, "label": label, "empty": empty, "weight": weight}
+        super().training_step({**batch, **pooled}, batch_index)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         image, truth, empty = self._pooled(batch)
-        pooled = {"image": image, "label": (truth > 0.5).float(), "empty": empty}
+        pooled = {
+            "image": image, "label": (truth > 0.5).float(), "empty": empty, "weight": torch.ones_like(image)
+        }  # fmt: skip
         super().validation_step({**batch, **pooled}, batch_index)
 
     def _fresh(self, batch: dict[str, Tensor]) -> list[Growing]:
@@ -197,8 +205,12 @@ class FFNDistillation(FloodFilling):
         seeds = torch.full_like(batch["image"], self.pad_logit)
         z, y, x = (size // 2 for size in seeds.shape[2:])
         seeds[:, :, z, y, x] = self.init_logit
-        rows = zip(batch["image"], batch["label"], seeds, batch["empty"] > 0.5, batch["draw"].tolist(), strict=True)
-        return [Growing(image, label, seed, empty, self.movement, draw) for image, label, seed, empty, draw in rows]
+        names = ("image", "label", "empty", "weight")
+        rows = zip(*(batch[name] for name in names), seeds, batch["draw"].tolist(), strict=True)
+        return [
+            Growing(image, label, seed, empty > 0.5, self.movement, draw, weight)
+            for image, label, empty, weight, seed, draw in rows
+        ]
 
     def _pooled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Image, object and what is no object as the student sees them, (B, 1, Z, Y, X); the latter two as shares."""
