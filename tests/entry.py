@@ -54,6 +54,10 @@ SMALL = {
     "ffn_fib25_fine": ["model.weights=null"],
     "tissue_vnc": ["dataset.test_box=[[0,12],[544,736],[0,192]]"],
     "ffn_fib25_distilled": ["dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"],
+    "ffn_fib25_imitated": [
+        *("model.weights=null", "dataset.test_box=[[0,64],[0,64],[180,244]]", "loader.batch_size=2"),
+        "dataset.patches.val_examples=1",
+    ],
     **dict.fromkeys(
         ("affinity_fib25", "boundary_fib25"),
         [
@@ -71,6 +75,7 @@ SMALL = {
 IMPORTED = {
     "ffn_fib25_finetune": ("ffn", "weights/ffn_fib25/model.ckpt-27465036", "model.weights"),
     "ffn_fib25_distilled": ("ffn", "weights/ffn_fib25/model.ckpt-27465036", "task.teacher_weights"),
+    "ffn_fib25_imitated": ("ffn", "weights/ffn_fib25/model.ckpt-27465036", "task.teacher_weights"),
 }
 
 

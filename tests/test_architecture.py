@@ -35,7 +35,7 @@ def room(*nissl: str, top: set[str], inside: set[str] | None = None) -> Room:
 
 
 ROOMS = {
-    "models": room(top={"torch", "torch_geometric", *ARRAYS}, inside={"safetensors"}),
+    "models": room(top={"torch", "torch_geometric", *ARRAYS}),
     "simulate": room("nissl.volumes", top=ARRAYS),
     "volumes": room(top={"h5py", *ARRAYS}, inside={"zarr", "tensorstore", "neuroglancer", "kimimaro"}),
     "datasets": room(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nissl.flood_fill.consensus import connected_parts, grown, split_consensus
+from nissl.flood_fill.consensus import connected_parts, split_consensus
 
 
 def test_the_two_by_two_table_of_two_segmentations():
@@ -42,9 +42,3 @@ def test_parts_that_do_not_touch_become_segments_of_their_own():
     # the largest part keeps 1; of the others one is dust
     assert connected_parts(ids, 2).tolist() == [[[3, 3, 0, 0, 0, 1, 1, 1, 0]]]
     assert connected_parts(ids, 1).tolist() == [[[3, 3, 0, 4, 0, 1, 1, 1, 2]]]
-
-
-def test_segments_grow_to_their_reach_and_meet_half_way():
-    ids = np.array([[[1, 0, 0, 0, 2, 0, 0, 0, 0]]])
-    assert grown(ids, (10.0, 10.0, 10.0), 10.0).tolist() == [[[1, 1, 0, 2, 2, 2, 0, 0, 0]]]
-    assert grown(ids, (10.0, 10.0, 10.0), 25.0)[0, 0, 5:].tolist() == [2, 2, 0, 0]

@@ -85,6 +85,15 @@ def test_objects_reach_the_faces_of_a_mirrored_image_and_begin_where_they_did() 
     assert len(thin.origins) == 2  # without the mirror, only seeds in the middle section could move
 
 
+def test_longer_steps_than_those_of_training_make_fewer_moves() -> None:
+    truth = volume(shape=(41, 41, 41))
+    found = [segmenter(deltas_zyx=deltas).segment(BrightIsInside(), [truth])[0] for deltas in (None, (4, 4, 4))]
+    assert found[1].counters["moves"] < found[0].counters["moves"] / 2
+    assert len(found[1].origins) == 2 and np.mean(found[1].ids == found[0].ids) > 0.95
+    with pytest.raises(ValueError, match="must lie between 0 and half the field of view"):
+        segmenter(deltas_zyx=(5, 4, 4)).segment(BrightIsInside(), [truth])
+
+
 def test_finished_segments_grow_by_a_distance_in_nm_into_what_is_blank() -> None:
     ids = np.zeros((3, 9, 9), np.int32)
     ids[1, 1, 1:3], ids[1, 1, 6] = 4, 7

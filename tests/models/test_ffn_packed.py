@@ -1,25 +1,15 @@
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from models.test_ffn_unet import filled
 from torch.utils.flop_counter import FlopCounterMode
 
 from nissl.models.ffn import FFN
-from nissl.models.ffn_packed import FFNPacked, import_weights, packed, unpacked
+from nissl.models.ffn_packed import FFNPacked, begin_from, packed, unpacked
 
 
-def network(fov=(9, 9, 9), depth=2, features=8, block=(2, 2, 2), norm="group", voxel_features=4):
-    return FFNPacked(fov, [2, 2, 2], depth, features, block, voxel_features, 0.95, 0.5, 0.6, norm, "he")
-
-
-def filled(model, low=-0.3, high=0.3):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.uniform_(low, high, generator=generator)
-    return model
+def network(fov=(9, 9, 9), depth=2, features=8, block=(2, 2, 2), norm="group", voxel_features=4, fine_features=0):
+    return FFNPacked(fov, [2, 2, 2], depth, features, block, voxel_features, 0.95, 0.5, 0.6, norm, "he", fine_features)
 
 
 @pytest.mark.parametrize("block", [(2, 2, 2), (1, 2, 2), (3, 1, 2)])
@@ -58,9 +48,9 @@ def test_the_seed_reaches_as_far_as_stated():
     assert seen.min() == 16 - 2 * 6 and seen.max() == 16 + 2 * 6 + 1  # blocks begin at even voxels
 
 
-@pytest.mark.parametrize("norm", [None, "group", "layer"])
-def test_gradients_reach_every_parameter(norm):
-    model = filled(network(norm=norm))
+@pytest.mark.parametrize(("norm", "fine_features"), [(None, 0), ("group", 0), ("layer", 0), ("group", 6)])
+def test_gradients_reach_every_parameter(norm, fine_features):
+    model = filled(network(norm=norm, fine_features=fine_features))
     model(torch.randn(2, 1, 9, 9, 9), torch.randn(2, 1, 9, 9, 9)).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
@@ -80,19 +70,26 @@ def test_impossible_settings_are_refused():
         network(voxel_features=1)
 
 
+COARSE = {
+    "fov_zyx": [5, 5, 5], "deltas_zyx": [1, 1, 1], "depth": 2, "features": 8, "init_activation": 0.95,
+    "pad_value": 0.5, "move_threshold": 0.6, "norm": None, "init": "he",
+}  # fmt: skip
+
+
+def begun(from_network, known):
+    state, architecture = begin_from(from_network.state_dict(), known)
+    model = FFNPacked(**architecture)
+    model.load_state_dict(state)
+    return model, architecture
+
+
 @pytest.mark.parametrize("norm", [None, "group"])
-def test_it_begins_as_the_network_of_half_the_resolution(tmp_path, norm):
-    coarse = filled(FFN([5] * 3, [1] * 3, 2, 8, 0.95, 0.5, 0.6, norm, "he"))
-    architecture = {
-        "fov_zyx": [5, 5, 5], "deltas_zyx": [1, 1, 1], "depth": 2, "features": 8, "init_activation": 0.95,
-        "pad_value": 0.5, "move_threshold": 0.6, "norm": norm, "init": "he",
-    }  # fmt: skip
-    path = tmp_path / "coarse.safetensors"
-    tensors = {name: tensor.contiguous() for name, tensor in coarse.state_dict().items()}
-    save_file(tensors, path, {"architecture": json.dumps(architecture)})
-    state, doubled, _ = import_weights(path)
-    fine = FFNPacked(**doubled)
-    fine.load_state_dict(state)
+def test_it_begins_as_the_network_of_half_the_resolution(norm):
+    known = {**COARSE, "norm": norm}
+    coarse = filled(FFN(**known))
+    before = coarse.state_dict()["conv_a.0.weight"].clone()
+    fine, _ = begun(coarse, known)
+    assert torch.equal(coarse.state_dict()["conv_a.0.weight"], before)
     assert (fine.fov_zyx, fine.deltas_zyx) == ((9, 9, 9), (2, 2, 2))
     image, seed = torch.randn(2, 2, 1, 5, 5, 5).unbind(0)
     large = [F.interpolate(each, scale_factor=2.0, mode="nearest")[:, :, :9, :9, :9] for each in (image, seed)]
@@ -101,8 +98,19 @@ def test_it_begins_as_the_network_of_half_the_resolution(tmp_path, norm):
         assert torch.allclose(fine(*large), expected, atol=1e-4)
 
 
-def test_other_weights_are_refused(tmp_path):
-    path = tmp_path / "other.safetensors"
-    save_file({"a": torch.zeros(1)}, path, {"architecture": '{"depth": 7}'})
-    with pytest.raises(ValueError, match="no weights of model=ffn"):
-        import_weights(path)
+def test_fine_features_add_nothing_at_first_and_learn():
+    plain, known = begun(filled(FFN(**COARSE)), COARSE)
+    model, architecture = begun(plain, known)
+    assert architecture == {**known, "fine_features": 16} and model.fine_b is not None
+    image, seed = torch.randn(2, 2, 1, 9, 9, 9).unbind(0)
+    with torch.no_grad():
+        assert torch.equal(model(image, seed), plain(image, seed))
+    model(image, seed).square().sum().backward()
+    assert model.fine_b.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="with fine_features=0; came"):
+        begin_from(model.state_dict(), architecture)
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(ValueError, match="begins with weights of model=ffn,"):
+        begin_from({"a": torch.zeros(1)}, {"depth": 7})

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
 
 from nissl.volumes.annotated import AnnotatedVolume
-from nissl.volumes.chunked import read_hdf5
+from nissl.volumes.chunked import read_hdf5, write_hdf5
 
 
 class Segmenter(Protocol):
@@ -55,12 +54,7 @@ def write_segments(path: str, segmentation: Any, volume: AnnotatedVolume) -> Non
     Datasets `segments`, (Z, Y, X) uint64, 0 = unassigned or before the volume's box, and, where the segmentation has
     it, `probability`, uint8 as in `nissl.flood_fill.probability`.
     """
-    before = [(offset, 0) for offset in volume.offset_zyx]
     arrays = {"segments": segmentation.ids.astype(np.uint64)}
     if segmentation.probability is not None:
         arrays["probability"] = segmentation.probability
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=np.pad(array, before), compression="gzip")
-            file[name].attrs["resolution_nm"] = volume.voxel_size_zyx_nm
-            file[name].attrs["axes"] = "zyx"
+    write_hdf5(path, arrays, volume.voxel_size_zyx_nm, volume.offset_zyx)

@@ -196,16 +196,12 @@ class FromFile:
         return [float("nan")]
 
     def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-        skeletons, size, method = skeletons_of(volume), volume.voxel_size_zyx_nm, self.method
+        method, rule = self.method, (self.sweep.merge_threshold, self.sweep.contiguous)
         ids = read_hdf5(method["path"], method["ids"], "labels", volume.box).astype(np.int64)
-        rule = (self.sweep.merge_threshold, self.sweep.contiguous)
         if "probability" in method:
             probability = read_hdf5(method["path"], method["probability"], "image", volume.box)
-            if probability.dtype == np.uint8:
-                probability = np.nan_to_num(dequantise(probability))
-            fragments = Fragments.of(with_levels(ids, probability, thresholds), skeletons, volume.labels, size)
-            return probability_rows(fragments, thresholds, self.sweep.min_size, *rule)
-        fragments = Fragments.of(ids, skeletons, volume.labels, size)
+            return _levels(ids, probability, volume, thresholds, self.sweep)
+        fragments = Fragments.of(ids, skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
         if "scores" in method:
             pairs, pair_scores = _read(method, "pairs"), _read(method, "scores")
             return agglomeration_rows(fragments, pairs, pair_scores, thresholds, *rule)
@@ -256,11 +252,8 @@ class FromProbability:
 
     def rows(self, part: str, volume: AnnotatedVolume, thresholds: Sequence[float]) -> list[dict[str, Any]]:
         place = _place(volume, self.wholes[part])
-        ids, probability = self.found[part].ids[place], self.found[part].probability[place]
-        levels = with_levels(ids, np.nan_to_num(dequantise(probability)), thresholds)
-        fragments = Fragments.of(levels, skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
-        rule = (self.sweep.merge_threshold, self.sweep.contiguous)
-        return probability_rows(fragments, thresholds, self.sweep.min_size, *rule)
+        found = self.found[part]
+        return _levels(found.ids[place], found.probability[place], volume, thresholds, self.sweep)
 
 
 class FromDecisions:
@@ -301,6 +294,21 @@ def _place(part: AnnotatedVolume, whole: AnnotatedVolume) -> tuple[slice, ...]:
     """Where a part lies in the volume that holds it."""
     start = np.subtract(part.offset_zyx, whole.offset_zyx)
     return tuple(slice(a, a + n) for a, n in zip(start, part.raw.shape, strict=True))
+
+
+def _levels(
+    ids: np.ndarray,
+    probability: np.ndarray,
+    volume: AnnotatedVolume,
+    thresholds: Sequence[float],
+    sweep: ThresholdSweep,
+) -> list[dict[str, Any]]:
+    """Rows of segments whose voxels have a probability, 0 to 1 or as uint8."""
+    if probability.dtype == np.uint8:
+        probability = np.nan_to_num(dequantise(probability))
+    levels = with_levels(ids, probability, thresholds)
+    fragments = Fragments.of(levels, skeletons_of(volume), volume.labels, volume.voxel_size_zyx_nm)
+    return probability_rows(fragments, thresholds, sweep.min_size, sweep.merge_threshold, sweep.contiguous)
 
 
 def _probabilities(sweep: ThresholdSweep) -> list[float]:

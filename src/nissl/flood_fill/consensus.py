@@ -78,17 +78,3 @@ def connected_parts(segmentation: np.ndarray, min_size: int) -> np.ndarray:
         inside = parts > 0
         result[box][inside] = ids[parts[inside]]
     return result
-
-
-def grown(segmentation: np.ndarray, voxel_size_zyx_nm: tuple[float, float, float], reach_nm: float) -> np.ndarray:
-    """Segments extended into unassigned voxels within `reach_nm`, each voxel to the nearest segment.
-
-    Flooding keeps clear of membranes; labels that share them out between neurons, and skeletons that run close to them,
-    are met again this way.
-    """
-    distance, nearest = ndimage.distance_transform_edt(
-        segmentation == 0, sampling=voxel_size_zyx_nm, return_indices=True
-    )
-    result = segmentation[tuple(nearest)]
-    result[distance > reach_nm] = 0
-    return result

@@ -51,11 +51,22 @@ def network_ids(segmentation: np.ndarray, volume: AnnotatedVolume) -> np.ndarray
 
 
 def grown(ids: np.ndarray, reach_nm: float, voxel_size_zyx_nm: tuple[float, float, float]) -> np.ndarray:
-    """`ids` (Z, Y, X) in which every voxel without one takes the nearest id that is at most `reach_nm` away."""
+    """`ids` (Z, Y, X) in which every voxel without one takes the nearest id that is at most `reach_nm` away.
+
+    Flooding keeps clear of membranes; labels that share them out between neurons, and skeletons that run close to them,
+    are met again this way.
+    """
     if reach_nm == 0 or not ids.any():
         return ids
+    return ids[nearest_within(ids, reach_nm, voxel_size_zyx_nm)]
+
+
+def nearest_within(
+    ids: np.ndarray, reach_nm: float, voxel_size_zyx_nm: tuple[float, float, float]
+) -> tuple[np.ndarray, ...]:
+    """For each voxel, where the nearest one with an id is (z, y, x index arrays); itself where that is too far away."""
     distance, nearest = ndimage.distance_transform_edt(ids == 0, sampling=voxel_size_zyx_nm, return_indices=True)
-    return np.where(distance <= reach_nm, ids[tuple(nearest)], 0).astype(ids.dtype)
+    return tuple(np.where(distance <= reach_nm, nearest, np.indices(ids.shape, np.int32, sparse=False)))
 
 
 def to_arrays(found: Segmentation) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -28,7 +28,7 @@ from nissl.flood_fill.masks import ShiftMask, downsampled
 from nissl.flood_fill.movement import Triple
 from nissl.flood_fill.quantisation import quantised_network, require_nncf, seen_patches
 from nissl.flood_fill.seeds import Scene, policy_named
-from nissl.flood_fill.segmentation import Segmentation, from_arrays, grown, to_arrays
+from nissl.flood_fill.segmentation import Segmentation, from_arrays, nearest_within, to_arrays
 from nissl.flood_fill.stage_files import StageFiles, fingerprint
 from nissl.volumes.annotated import AnnotatedVolume
 from nissl.volumes.boxes import triple
@@ -47,7 +47,8 @@ class FloodFill:
     `init_activation`, `pad_value` and `move_threshold`.
 
     Args:
-        move_threshold: null takes the one of training; another one is a choice to be measured.
+        move_threshold, deltas_zyx: null takes those of training; others are a choice to be measured. Longer steps are
+            fewer moves, as many as they are longer along three axes.
         segment_threshold, min_segment_size, min_boundary_dist_zyx, disconnected_seed_threshold: see
             `nissl.flood_fill.canvas.Thresholds`.
         seed_policy: a name of `nissl.flood_fill.seeds`, or several, tried one after the other; "-name" reverses.
@@ -94,6 +95,7 @@ class FloodFill:
         checkpoint_moves: int = 500,
         calibration_moves: int = 120,
         shift_mask: ShiftMask | None = None,
+        deltas_zyx: Sequence[int] | None = None,
     ) -> None:
         self.move_threshold, self.segment_threshold = move_threshold, segment_threshold
         self.min_segment_size = min_segment_size
@@ -118,6 +120,7 @@ class FloodFill:
             [given] if isinstance(given, str) else list(given or []) for given in (movement_mask, seed_mask)
         ]
         self.shift_mask = shift_mask
+        self.deltas_zyx = None if deltas_zyx is None else triple(np.asarray(deltas_zyx))
         if grow_nm < 0:
             raise ValueError(f"grow_nm is a distance, came {grow_nm}")
         self.grow_nm = grow_nm
@@ -137,6 +140,16 @@ class FloodFill:
     def precision_key(self) -> str:
         """What of the precision decides a result."""
         return f"int8/{self.calibration_moves}" if self.precision == "int8" else self.precision
+
+    def deltas(self, network: nn.Module) -> Triple:
+        """How far the next move may lie, per axis: as given here, or as the network was trained."""
+        fov = triple(network.fov_zyx)  # type: ignore[arg-type]
+        deltas: Triple = triple(network.deltas_zyx) if self.deltas_zyx is None else self.deltas_zyx  # type: ignore[arg-type]
+        if any(delta < 0 or 2 * delta >= size for delta, size in zip(deltas, fov, strict=True)):
+            raise ValueError(
+                f"segmenter.deltas_zyx {list(deltas)} must lie between 0 and half the field of view {list(fov)}"
+            )
+        return deltas
 
     def thresholds(self, network: nn.Module) -> Thresholds:
         """The settings of one run: those given here, and those that the network was trained with."""
@@ -180,7 +193,7 @@ class FloodFill:
         thresholds = self.thresholds(network)
         masks = [self.masks(volume, triple(network.fov_zyx)) for volume in volumes]  # type: ignore[arg-type]
         key = fingerprint(
-            (thresholds, network.fov_zyx, network.deltas_zyx, self.seed_policies, limit, self.moves),
+            (thresholds, network.fov_zyx, self.deltas(network), self.seed_policies, limit, self.moves),
             (self.batch_size, self.precision_key, self.reflect_border, self.backend, self.grow_nm),
             network.state_dict(),
             [volume_facts(volume) for volume in volumes],
@@ -295,7 +308,7 @@ class FloodFill:
         starts_zyx: np.ndarray | None,
         existing: np.ndarray | None,
     ) -> Canvas:
-        fov, deltas = triple(network.fov_zyx), triple(network.deltas_zyx)  # type: ignore[arg-type]
+        fov, deltas = triple(network.fov_zyx), self.deltas(network)  # type: ignore[arg-type]
         image = volume.network_image()
         if np.any(np.less(image.shape, fov)):
             raise ValueError(
@@ -343,10 +356,11 @@ class FloodFill:
         ids = canvas.segmentation.clamp(min=0).cpu().numpy()
         offset = np.asarray(canvas.fov) // 2 if self.reflect_border else np.zeros(3, np.int64)
         inner = triple(offset), triple(np.subtract(ids.shape, 2 * offset))
-
-        def finished(array: np.ndarray) -> np.ndarray:
-            return grown(volume.native(cropped(array, *inner)), self.grow_nm, volume.voxel_size_zyx_nm)
-
+        ids = volume.native(cropped(ids, *inner))
+        probability = None if canvas.probability is None else volume.native(cropped(canvas.probability, *inner))
+        if self.grow_nm and ids.any():
+            nearest = nearest_within(ids, self.grow_nm, volume.voxel_size_zyx_nm)
+            ids, probability = ids[nearest], None if probability is None else probability[nearest]
         origins = {
             segment: Origin(triple(np.subtract(origin.start_zyx, offset)), origin.num_moves, origin.num_voxels)
             for segment, origin in canvas.origins.items()
@@ -357,14 +371,14 @@ class FloodFill:
         counters = dict(sorted(canvas.counters.items()))
         counters["seeds"] = canvas.num_seeds
         return Segmentation(
-            finished(ids),
+            ids,
             origins,
             counters,
             cpu_seconds,
             not canvas.is_complete,
             canvas.overlaps,
             rejected,
-            probability=None if canvas.probability is None else finished(canvas.probability),
+            probability=probability,
         )
 
     def _checkpoints(self, canvases: Sequence[Canvas], path: Path, key: str) -> Callable[[], None]:

@@ -30,11 +30,11 @@ import torch
 from torch import nn
 
 from nissl.flood_fill.agglomeration import FEATURES, Rule, Vetoes, agglomerate, disputed_pairs
-from nissl.flood_fill.consensus import connected_parts, grown, split_consensus
+from nissl.flood_fill.consensus import connected_parts, split_consensus
 from nissl.flood_fill.decision_points import DecisionPoint, decision_points
 from nissl.flood_fill.resegmentation import PairScores, Resegmentation, Surroundings, resegment
 from nissl.flood_fill.seeds import reversed_origins
-from nissl.flood_fill.segmentation import Segmentation, network_ids
+from nissl.flood_fill.segmentation import Segmentation, grown, network_ids
 from nissl.flood_fill.segmenter import FloodFill, volume_facts
 from nissl.flood_fill.stage_files import StageFiles, fingerprint
 from nissl.volumes.annotated import AnnotatedVolume, block_mode
@@ -207,9 +207,7 @@ class StagedFloodFill:
             stages["agglomeration"] = ids
             floodings.append(Segmentation(ids, {}, {"moves": moves}, 0.0, False))
         z, y, x = np.multiply(volume.voxel_size_zyx_nm, volume.scale_zyx)
-        ids = connected_parts(ids, self.dust)
-        if self.grow_nm > 0:
-            ids = grown(ids, (float(z), float(y), float(x)), self.grow_nm)
+        ids = grown(connected_parts(ids, self.dust), self.grow_nm, (float(z), float(y), float(x)))
         stages["final"] = ids
         counters: Counter[str] = Counter()
         for flooding in floodings:
@@ -272,7 +270,7 @@ class StagedFloodFill:
     ) -> list[PairScores]:
         settings = self.agglomeration
         assert settings is not None
-        fov, deltas = triple(network.fov_zyx), triple(network.deltas_zyx)  # type: ignore[arg-type]
+        fov, deltas = triple(network.fov_zyx), self.flood.deltas(network)  # type: ignore[arg-type]
         thresholds = self.flood.thresholds(network)
         key = fingerprint(
             network.state_dict(), fov, deltas, thresholds, settings.resegmentation, self.flood.moves,

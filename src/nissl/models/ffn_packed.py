@@ -5,10 +5,11 @@ https://arxiv.org/abs/1609.05158), the residual modules of the published network
 https://doi.org/10.1038/s41592-018-0049-4) run on the grid of blocks, and their features are laid out over the voxels
 again before the head updates the seed. With blocks of 2x2x2 the modules cost an eighth and reach twice as far: depth 6
 reaches 25 voxels as depth 12 does in the published network, at 43,756 multiply-adds per voxel of a 33^3 field of view
-instead of 637,664. Nothing of the image is averaged away, which is what thin processes need. This body is ours, not the
-paper's.
+instead of 637,664. Nothing of the image is averaged away, which is what thin processes need. With `fine_features`, two
+more convolutions at full resolution correct what every voxel got from its block. This body is ours, not the paper's.
 
-A network that was trained on images of that coarser resolution can be its beginning: `import_weights`.
+A network that was trained on images of that coarser resolution can be its beginning, and so can a packed one without
+fine features: `begin_from`.
 
 Shapes: B batch, Z Y X voxels, C channels. Image and seed are (B, 1, Z, Y, X); every offset and size is zyx.
 """
@@ -16,10 +17,8 @@ Shapes: B batch, Z Y X voxels, C channels. Image and seed are (B, 1, Z, Y, X); e
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 from nissl.models.ffn import FFN, Convolution, Normalisation
 
 BEGIN_BLOCK = (2, 2, 2)  # of a network that begins as one of half the resolution
+BEGIN_FINE = 16  # fine features of a network that begins as one without
 
 
 def packed(x: Tensor, block_zyx: Sequence[int]) -> Tensor:
@@ -59,6 +59,7 @@ class FFNPacked(FFN):
         depth, features: of the modules on the grid of blocks.
         block_zyx: voxels of a block; 1 along the thick axis of anisotropic data.
         voxel_features: channels of each voxel in front of the head, at least 2.
+        fine_features: channels between the two convolutions at full resolution; 0: none.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class FFNPacked(FFN):
         move_threshold: float,
         norm: Normalisation | None = None,
         init: Literal["truncated_normal", "he"] = "he",
+        fine_features: int = 0,
     ) -> None:
         super().__init__(
             fov_zyx, deltas_zyx, depth, features, init_activation, pad_value, move_threshold, norm, init
@@ -86,37 +88,49 @@ class FFNPacked(FFN):
         volume = math.prod(self.block_zyx)
         self.conv_a[0] = Convolution(2 * volume, features, 3, padding=1)
         self.unpack = Convolution(features, voxel_features * volume, 1)
+        self.fine_a = Convolution(voxel_features + 2, fine_features, 3, padding=1) if fine_features else None
+        self.fine_b = Convolution(fine_features, voxel_features, 3, padding=1) if fine_features else None
         self.head = Convolution(voxel_features, 1, 1)
         self.reset_parameters()
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def hidden(self, image: Tensor, seed_logits: Tensor) -> Tensor:
-        blocks = packed(torch.cat([image, seed_logits], dim=1), self.block_zyx)
-        features = self.unpack(self.stack(blocks.contiguous(memory_format=torch.channels_last_3d)))
-        return F.relu(unpacked(features, self.block_zyx, image.shape[2:]))
+        inputs = torch.cat([image, seed_logits], dim=1)
+        blocks = packed(inputs, self.block_zyx).contiguous(memory_format=torch.channels_last_3d)
+        voxels = unpacked(self.unpack(self.stack(blocks)), self.block_zyx, image.shape[2:])
+        if self.fine_a is None or self.fine_b is None:
+            return F.relu(voxels)
+        seen = torch.cat([F.relu(voxels), inputs], dim=1).contiguous(memory_format=torch.channels_last_3d)
+        return F.relu(voxels + self.fine_b(F.relu(self.fine_a(seen))))
 
 
-def import_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-    """State dict, constructor arguments and metadata of a packed network that begins as an `ffn` of blocks of 2x2x2.
+def begin_from(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and constructor arguments of a packed network that begins as another network that has been trained.
 
-    Where image and seed are the same in all voxels of a block, it answers as the given network does at half the
-    resolution; everywhere else it begins with the mean of a block. Two voxel features carry what the head said, with
-    either sign; six more are free to learn.
+    As an `ffn` on blocks of 2x2x2: where image and seed are the same in all voxels of a block, it answers as the given
+    network does at half the resolution; everywhere else it begins with the mean of a block. Two voxel features carry
+    what the head said, with either sign; six more are free to learn. As a packed network without fine features: it
+    answers as that one does, and has 16 fine features that are free to learn.
 
     Args:
-        path: safetensors of `model=ffn`, such as `nissl export` makes.
+        state: of an `nissl.models.ffn.FFN` or `FFNPacked`.
+        known: its constructor arguments.
 
     Raises:
-        ValueError: no weights of that model.
+        ValueError: arguments of another network.
     """
-    from safetensors import safe_open
+    if set(known) == set(inspect.signature(FFN).parameters):
+        return _from_blocks(state, known)
+    if {*known, "fine_features"} == set(inspect.signature(FFNPacked).parameters) and not known.get("fine_features"):
+        return _with_fine_features(state, known)
+    raise ValueError(
+        "a packed network begins with weights of model=ffn, or of model=ffn_packed with fine_features=0; "
+        f"came a network of {sorted(known)}"
+    )
 
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    known = json.loads(metadata.get("architecture", "{}"))
-    if set(known) != set(inspect.signature(FFN).parameters):
-        raise ValueError(f"{path} holds no weights of model=ffn that nissl import or nissl export wrote")
+
+def _from_blocks(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = dict(state)
     volume, voxel_features, features = math.prod(BEGIN_BLOCK), 8, int(known["features"])
     entry, head, bias = state["conv_a.0.weight"], state.pop("head.weight"), state.pop("head.bias")
     state["conv_a.0.weight"] = entry.repeat_interleave(volume, dim=1) / volume
@@ -134,4 +148,13 @@ def import_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any],
         "block_zyx": list(BEGIN_BLOCK),
         "voxel_features": voxel_features,
     }
-    return state, {**known, **doubled}, {"source": f"{metadata.get('source', 'ffn')}, in blocks of 2x2x2"}
+    return state, {**known, **doubled}
+
+
+def _with_fine_features(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    architecture = {**known, "fine_features": BEGIN_FINE}
+    network = FFNPacked(**architecture)
+    network.reset_parameters(torch.Generator().manual_seed(0))
+    fine = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fine_")}
+    fine["fine_b.weight"].zero_()  # nothing is added at first
+    return {**state, **fine}, architecture

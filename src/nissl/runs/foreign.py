@@ -1,8 +1,9 @@
 """Published checkpoints of other programs as safetensors of ours: `nissl import`.
 
 What the foreign names mean is known to the model's own file, which offers
-`import_weights(path) -> (state dict, constructor arguments, metadata)`. Here it is found, called, checked against the
-model it claims to fit, and written.
+`import_weights(path) -> (state dict, constructor arguments, metadata)`. A model that can begin with another one of ours
+offers `begin_from(state dict, constructor arguments) -> (state dict, constructor arguments)`, which is given what a
+safetensors file holds. Here they are found, called, checked against the model they claim to fit, and written.
 """
 
 from __future__ import annotations
@@ -53,10 +54,16 @@ def import_checkpoint(
     if not checkpoint.exists() and not checkpoint.with_name(f"{checkpoint.name}.index").exists():
         raise ValueError(f"no checkpoint {checkpoint}: neither a file of that name nor a TensorFlow prefix (.index)")
     module = importlib.import_module(target.rpartition(".")[0])
-    if not hasattr(module, "import_weights"):
-        raise ValueError(f"{module.__name__} cannot read foreign checkpoints: it offers no import_weights(path)")
+    offer = "begin_from" if checkpoint.suffix == ".safetensors" else "import_weights"
+    if not hasattr(module, offer):
+        raise ValueError(f"{module.__name__} cannot read {checkpoint.name}: it offers no {offer}")
     try:
-        state, architecture, metadata = module.import_weights(checkpoint)
+        if offer == "begin_from":
+            state, known, source = _ours(checkpoint)
+            state, architecture = module.begin_from(state, known)
+            metadata = {"source": f"begun from {source}"}
+        else:
+            state, architecture, metadata = module.import_weights(checkpoint)
     except pickle.UnpicklingError as error:
         # torch's own message advises to run whatever the file holds.
         raise ValueError(
@@ -77,6 +84,18 @@ def import_checkpoint(
     tensors = _checked(target, state, architecture, checkpoint)
     _write(tensors, {**metadata, "architecture": json.dumps(architecture), "model": model}, out)
     return Imported(out, len(tensors), sum(tensor.numel() for tensor in tensors.values()), architecture)
+
+
+def _ours(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """State dict, constructor arguments and source of what `nissl import` or `nissl export` wrote."""
+    from safetensors.torch import load_file
+
+    from nissl.runs.compose import safetensors_metadata
+
+    metadata = safetensors_metadata(path)
+    if "architecture" not in metadata:
+        raise ValueError(f"{path} states no architecture: make it with 'nissl import' or 'nissl export'")
+    return load_file(path), json.loads(metadata["architecture"]), metadata.get("source", path.name)
 
 
 def _model_class(model: str, conf: Path) -> str:

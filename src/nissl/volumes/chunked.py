@@ -1,4 +1,4 @@
-"""Reading volumes from files, with every complaint about the file in one sentence.
+"""Reading volumes from files, with every complaint about the file in one sentence, and writing them.
 
 HDF5 for now; arrays come out in z, y, x.
 """
@@ -6,6 +6,7 @@ HDF5 for now; arrays come out in z, y, x.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -56,6 +57,21 @@ def read_hdf5(path: str | Path, dataset: str, kind: str, box: Box | None = None)
     elif array.dtype.kind not in "iu":
         raise ValueError(f"image '{dataset}' in {path} is {array.dtype}; expected grey values")
     return array
+
+
+def write_hdf5(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    voxel_size_zyx_nm: tuple[float, float, float],
+    offset_zyx: tuple[int, int, int],
+) -> None:
+    """Datasets of (Z, Y, X) arrays in the frame of an image file, in which they begin at `offset_zyx`; 0 before it."""
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            whole = np.pad(array, [(offset, 0) for offset in offset_zyx])
+            file.create_dataset(name, data=whole, compression="gzip")
+            file[name].attrs["resolution_nm"] = voxel_size_zyx_nm
+            file[name].attrs["axes"] = "zyx"
 
 
 def read_resolution_nm(path: str | Path, dataset: str) -> tuple[float, float, float] | None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from scipy import ndimage
+
+from nissl.volumes.chunked import write_hdf5
 
 
 def patch_shift(before: np.ndarray, after: np.ndarray, max_shift: int) -> tuple[float, float, float, float]:
@@ -165,8 +166,4 @@ def write_movement_mask(
     """
     if mask.dtype != bool or mask.ndim != 3:
         raise ValueError(f"a movement mask is (Z, Y, X) bool, came {mask.dtype} of shape {mask.shape}")
-    whole = np.pad(mask, [(offset, 0) for offset in offset_zyx])
-    with h5py.File(path, "w") as file:
-        file.create_dataset("movement_mask", data=whole, compression="gzip")
-        file["movement_mask"].attrs["resolution_nm"] = voxel_size_zyx_nm
-        file["movement_mask"].attrs["axes"] = "zyx"
+    write_hdf5(path, {"movement_mask": mask}, voxel_size_zyx_nm, offset_zyx)
