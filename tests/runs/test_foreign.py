@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from nissl.runs import foreign
 from nissl.runs.foreign import import_checkpoint
@@ -87,6 +88,28 @@ def test_a_model_without_a_reader_says_so(conf: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(foreign.importlib, "import_module", lambda name: empty)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="it offers no import_weights"):
         import_checkpoint("toy", checkpoint, tmp_path / "x.safetensors", conf)
+
+
+def test_a_model_may_begin_with_weights_of_ours(conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "small.safetensors"
+    save_file({"weight": torch.ones(1, 2)}, file, {"architecture": '{"width": 2}', "source": "run first"})
+
+    def begin_from(state: dict, known: dict) -> tuple[dict, dict]:
+        return {"weight": state["weight"].repeat(1, 2), "bias": torch.zeros(1)}, {"width": 2 * known["width"]}
+
+    module = ModuleType("nissl.models.toy")
+    module.Net, module.begin_from = Net, begin_from  # type: ignore[attr-defined]
+    monkeypatch.setattr(foreign.importlib, "import_module", lambda name: module)  # type: ignore[attr-defined]
+    done = import_checkpoint("toy", file, tmp_path / "x.safetensors", conf)
+    assert done.architecture == {"width": 4}
+    with safe_open(done.path, framework="pt") as opened:
+        assert opened.metadata()["source"] == "begun from run first"
+    save_file({"weight": torch.ones(1, 2)}, file)
+    with pytest.raises(ValueError, match="states no architecture: make it with"):
+        import_checkpoint("toy", file, tmp_path / "x.safetensors", conf)
+    del module.begin_from
+    with pytest.raises(ValueError, match="cannot read small.safetensors: it offers no begin_from"):
+        import_checkpoint("toy", file, tmp_path / "x.safetensors", conf)
 
 
 def test_a_target_outside_the_allowed_packages_is_refused(tmp_path: Path) -> None:

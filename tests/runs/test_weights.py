@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_the_best_checkpoint_is_the_last_where_no_metric_chose_one(tmp_path: Pat
     assert chosen_checkpoint(tmp_path, "best").name == "best.ckpt"
     with pytest.raises(ValueError, match="best or last, came 'first'"):
         chosen_checkpoint(tmp_path, "first")
+
+
+def test_asking_for_another_architecture_than_the_weights_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file({"weight": torch.zeros(1)}, file, metadata={"architecture": '{"deltas_zyx": [8, 8, 8]}'})
+    cfg = OmegaConf.create({"model": {"_target_": "x", "deltas_zyx": [4, 4, 4], "weights": str(file)}})
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "model.deltas_zyx=[4,4,4]"])
+    with pytest.raises(ValueError, match=r"model.deltas_zyx=\[4, 4, 4\] is asked for, .* a network with \[8, 8, 8\]"):
+        resolve(cfg)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])  # what a config file says gives way
+    assert resolve(cfg).model.deltas_zyx == [8, 8, 8]
 
 
 def test_imported_weights_bring_their_architecture(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def with_imported_architecture(cfg: DictConfig) -> DictConfig:
     """Replace the model's arguments by those its weights file was written with.
 
     Raises:
-        ValueError: if the file is no safetensors file or states no architecture.
+        ValueError: if the file is no safetensors file or states no architecture, or if the command line asks for
+            another architecture.
     """
     weights = cfg.get("model") and cfg.model.get("weights")
     if not weights:
@@ -105,7 +106,13 @@ def with_imported_architecture(cfg: DictConfig) -> DictConfig:
     unknown = sorted(set(architecture) - set(cfg.model))
     if unknown:
         raise ValueError(f"{weights} holds another kind of model: {cfg.model._target_} takes no {', '.join(unknown)}")
+    asked = {text.partition("=")[0].lstrip("+") for text in task_overrides()}
     for key, value in architecture.items():
+        if f"model.{key}" in asked and cfg.model[key] != value:
+            raise ValueError(
+                f"model.{key}={cfg.model[key]} is asked for, and {weights} holds a network with {value}. Leave "
+                f"model.{key} out, or make another file with 'nissl import --set {key}=...'"
+            )
         cfg.model[key] = value
     return cfg
 
