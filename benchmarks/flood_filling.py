@@ -40,12 +40,15 @@ from nissl.flood_fill.seeds import Scene, peaks
 from nissl.models.ffn import FFN
 
 FOV, DEPTH, FEATURES = (17, 33, 33), 12, 32
-WAYS = {
-    "as published": Moves(),
-    "strongest first": Moves(order="strongest_first"),
-    **{f"skip visited {share}": Moves(skip_visited=share) for share in (0.9, 0.95, 0.97, 0.98, 0.99)},
-    "long steps": Moves(skip_visited=1.0, saturated=0.98),
-    "long steps, skip visited 0.98": Moves(skip_visited=0.98, saturated=0.98),
+TRAINED_STEP = 8  # voxels
+WAYS = {  # how moves are chosen, and their step
+    "as published": (Moves(), TRAINED_STEP),
+    "strongest first": (Moves(order="strongest_first"), TRAINED_STEP),
+    **{f"skip visited {share}": (Moves(skip_visited=share), TRAINED_STEP) for share in (0.9, 0.95, 0.97, 0.98, 0.99)},
+    "long steps": (Moves(skip_visited=1.0, saturated=0.98), TRAINED_STEP),
+    "long steps, skip visited 0.98": (Moves(skip_visited=0.98, saturated=0.98), TRAINED_STEP),
+    **{f"steps of {step}": (Moves(), step) for step in (12, 16)},
+    "steps of 16, skip visited 0.9": (Moves(skip_visited=0.9), 16),
 }
 
 
@@ -103,16 +106,23 @@ def rates(backends: list[str], precisions: list[str], repeats: int) -> list[dict
     return [row | {"per_product": row["rate"] / product, "per_naive": row["rate"] / slow} for row in rows]
 
 
-def flooded(image: np.ndarray, seeds: np.ndarray, network: executor.Network, moves: Moves, limit: int | None) -> Any:
+def flooded(
+    image: np.ndarray, seeds: np.ndarray, network: executor.Network, moves: Moves, step: int, limit: int | None
+) -> Any:
     thresholds = Thresholds(0.95, 0.05, 0.9, 0.6, 1000, (1, 1, 1), 0.0)
-    canvas = Canvas(torch.from_numpy(image), (33, 33, 33), (8, 8, 8), thresholds, seeds, limit, moves=moves)
+    canvas = Canvas(torch.from_numpy(image), (33, 33, 33), (step, step, step), thresholds, seeds, limit, moves=moves)
     covered: set[tuple[int, ...]] = set()  # (segment, cell of its grid), of objects that were kept
     cells: set[tuple[int, ...]] = set()
     mark, finish = canvas.frontier.mark, canvas._finish
 
     def marked(position: Any) -> None:
         mark(position)
-        cells.add(tuple((p - s + 4) // 8 for p, s in zip(position, canvas.frontier.start, strict=True)))
+        cells.add(
+            tuple(
+                (p - s + TRAINED_STEP // 2) // TRAINED_STEP
+                for p, s in zip(position, canvas.frontier.start, strict=True)
+            )
+        )
 
     def finished() -> None:
         before = canvas.max_id
@@ -138,7 +148,7 @@ def around(backend: str, precision: str) -> dict[str, Any]:
             call(image, seed)
             return torch.full_like(seed, 4.0)  # untrained weights would not move
 
-        canvas, seconds, _ = flooded(image, np.array([(32, 32, 32)]), growing, Moves(), 20)
+        canvas, seconds, _ = flooded(image, np.array([(32, 32, 32)]), growing, Moves(), TRAINED_STEP, 20)
     total = seconds["network"] + seconds["around"]
     return {"what": f"{backend} {precision}", "moves": canvas.counters["moves"], "around": seconds["around"] / total}
 
@@ -208,8 +218,8 @@ def move_counts(volume: Path, weights: Path, box: str, backend: str, precision: 
     plain: np.ndarray | None = None
     cells = 1
     with running(network, backend, precision, (33, 33, 33)) as call:
-        for name, moves in WAYS.items():
-            canvas, seconds, covered = flooded(image, seeds, call, moves, None)
+        for name, (moves, step) in WAYS.items():
+            canvas, seconds, covered = flooded(image, seeds, call, moves, step, None)
             ids = canvas.segmentation.clamp(min=0).numpy()
             if plain is None:
                 plain, cells = ids, covered
