@@ -94,6 +94,12 @@ def test_longer_steps_than_those_of_training_make_fewer_moves() -> None:
         segmenter(deltas_zyx=(5, 4, 4)).segment(BrightIsInside(), [truth])
 
 
+def test_segments_grow_to_their_reach_and_meet_half_way():
+    ids = np.array([[[1, 0, 0, 0, 2, 0, 0, 0, 0]]])
+    assert grown(ids, 10.0, (10.0, 10.0, 10.0)).tolist() == [[[1, 1, 0, 2, 2, 2, 0, 0, 0]]]
+    assert grown(ids, 25.0, (10.0, 10.0, 10.0))[0, 0, 5:].tolist() == [2, 2, 0, 0]
+
+
 def test_finished_segments_grow_by_a_distance_in_nm_into_what_is_blank() -> None:
     ids = np.zeros((3, 9, 9), np.int32)
     ids[1, 1, 1:3], ids[1, 1, 6] = 4, 7

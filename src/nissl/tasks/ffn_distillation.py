@@ -163,9 +163,7 @@ class FFNDistillation(FloodFilling):
                 "task.teacher_share lies between 0 and 1, task.teacher_moves is at least 1 or null, "
                 f"came {teacher_share} and {teacher_moves}"
             )
-        if teacher_weights is not None:
-            load_teacher(teacher, teacher_weights)
-        teacher.eval().requires_grad_(False)
+        load_teacher(teacher, teacher_weights)
         # In a tuple, which hides it from the checkpoint: it never changes and may be large.
         self._teacher = (teacher,)
         self.teacher_moves, self.teacher_share = teacher_moves, teacher_share
@@ -254,8 +252,8 @@ class FFNDistillation(FloodFilling):
         return F.avg_pool3d(found.float(), self.pool)
 
 
-def load_teacher(teacher: nn.Module, path: str) -> None:
-    """Weights of a safetensors file into a network.
+def load_teacher(teacher: nn.Module, path: str | None) -> None:
+    """Weights of a safetensors file into a network, which learns nothing from then on; None keeps those it has.
 
     Raises:
         FileNotFoundError: no such file.
@@ -263,6 +261,9 @@ def load_teacher(teacher: nn.Module, path: str) -> None:
     """
     from safetensors.torch import load_file
 
+    teacher.eval().requires_grad_(False)
+    if path is None:
+        return
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path} does not exist. Make it with: nissl import ffn <data>/weights/ffn_fib25/model.ckpt-27465036"

@@ -55,9 +55,7 @@ class FFNImitation(FloodFilling):
             model, optimizer, policy, window_radius, max_moves, moves_per_step, 0.0, clip_value, nonfinite, 0.0,
             decay_steps, ema_decay,
         )  # fmt: skip
-        if teacher_weights is not None:
-            load_teacher(teacher, teacher_weights)
-        teacher.eval().requires_grad_(False)
+        load_teacher(teacher, teacher_weights)
         # In a tuple, which hides it from the checkpoint: it never changes and may be large.
         self._teacher = (teacher,)
         self.teacher_pad_logit = logit(float(teacher.pad_value))  # type: ignore[arg-type]

@@ -179,7 +179,7 @@ class FloodFilling(pl.LightningModule):
         if slots:
             new, loss, auxiliary = self._answer(slots)
             total = loss.detach() * len(slots)
-            loss = loss + auxiliary
+            loss = loss + self.boundary_weight * auxiliary
             if torch.isfinite(loss):
                 with self.trainer.strategy.block_backward_sync() if self._num_devices > 1 else nullcontext():  # type: ignore[attr-defined]
                     self.manual_backward(loss)
@@ -197,7 +197,7 @@ class FloodFilling(pl.LightningModule):
         return total / num_moves, num_moves
 
     def _answer(self, slots: list[Growing]) -> tuple[Tensor, Tensor, Tensor]:
-        """The learner's logits at the next view of each slot, (B, 1, Z, Y, X), their loss and what is added to it."""
+        """The learner's logits at the next view of each slot, (B, 1, Z, Y, X), their loss and the auxiliary loss."""
         image, target, seed, weight = self._views(slots)
         if self.boundary is None:
             new = self.learner(image, seed)
@@ -206,7 +206,7 @@ class FloodFilling(pl.LightningModule):
         new = seed + self.learner.head(hidden)  # type: ignore[operator]
         empty = torch.stack([example.empty[(slice(None), *example.view)] for example in slots])  # type: ignore
         auxiliary = F.binary_cross_entropy_with_logits(self.boundary(hidden), empty.float(), weight)
-        return new, F.binary_cross_entropy_with_logits(new, target, weight), self.boundary_weight * auxiliary
+        return new, F.binary_cross_entropy_with_logits(new, target, weight), auxiliary
 
     def _nonfinite(self, loss: Tensor) -> None:
         if self.nonfinite == "abort":
