@@ -107,10 +107,25 @@ def test_fine_features_add_nothing_at_first_and_learn():
         assert torch.equal(model(image, seed), plain(image, seed))
     model(image, seed).square().sum().backward()
     assert model.fine_b.weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="with fine_features=0; came"):
-        begin_from(model.state_dict(), architecture)
+
+
+@pytest.mark.parametrize("norm", [None, "group", "layer"])
+def test_three_modules_more_add_nothing_at_first_and_learn(norm):
+    small = filled(network(norm=norm, fine_features=6))
+    known = {
+        "fov_zyx": [9, 9, 9], "deltas_zyx": [2, 2, 2], "depth": 2, "features": 8, "block_zyx": [2, 2, 2],
+        "voxel_features": 4, "init_activation": 0.95, "pad_value": 0.5, "move_threshold": 0.6, "norm": norm,
+        "init": "he", "fine_features": 6,
+    }  # fmt: skip
+    model, architecture = begun(small, known)
+    assert architecture == {**known, "depth": 5}
+    image, seed = torch.randn(2, 2, 1, 9, 9, 9).unbind(0)
+    with torch.no_grad():
+        assert torch.equal(model(image, seed), small(image, seed))
+    model(image, seed).square().sum().backward()
+    assert all(model.conv_b[module].weight.grad.abs().sum() > 0 for module in (2, 3, 4))
 
 
 def test_other_weights_are_refused():
-    with pytest.raises(ValueError, match="begins with weights of model=ffn,"):
+    with pytest.raises(ValueError, match="begins with weights of model=ffn or"):
         begin_from({"a": torch.zeros(1)}, {"depth": 7})

@@ -8,8 +8,8 @@ reaches 25 voxels as depth 12 does in the published network, at 43,756 multiply-
 instead of 637,664. Nothing of the image is averaged away, which is what thin processes need. With `fine_features`, two
 more convolutions at full resolution correct what every voxel got from its block. This body is ours, not the paper's.
 
-A network that was trained on images of that coarser resolution can be its beginning, and so can a packed one without
-fine features: `begin_from`.
+A network that was trained on images of that coarser resolution can be its beginning, and so can a smaller packed one:
+`begin_from`.
 
 Shapes: B batch, Z Y X voxels, C channels. Image and seed are (B, 1, Z, Y, X); every offset and size is zyx.
 """
@@ -29,6 +29,7 @@ from nissl.models.ffn import FFN, Convolution, Normalisation
 
 BEGIN_BLOCK = (2, 2, 2)  # of a network that begins as one of half the resolution
 BEGIN_FINE = 16  # fine features of a network that begins as one without
+BEGIN_DEEPER = 3  # modules more of a network that begins as one with fine features
 
 
 def packed(x: Tensor, block_zyx: Sequence[int]) -> Tensor:
@@ -109,8 +110,8 @@ def begin_from(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[st
 
     As an `ffn` on blocks of 2x2x2: where image and seed are the same in all voxels of a block, it answers as the given
     network does at half the resolution; everywhere else it begins with the mean of a block. Two voxel features carry
-    what the head said, with either sign; six more are free to learn. As a packed network without fine features: it
-    answers as that one does, and has 16 fine features that are free to learn.
+    what the head said, with either sign; six more are free to learn. A packed network grows and answers as before: one
+    without fine features gets 16 of them, one that has them gets three modules more, free to learn.
 
     Args:
         state: of an `nissl.models.ffn.FFN` or `FFNPacked`.
@@ -121,11 +122,10 @@ def begin_from(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[st
     """
     if set(known) == set(inspect.signature(FFN).parameters):
         return _from_blocks(state, known)
-    if {*known, "fine_features"} == set(inspect.signature(FFNPacked).parameters) and not known.get("fine_features"):
-        return _with_fine_features(state, known)
+    if {*known, "fine_features"} == set(inspect.signature(FFNPacked).parameters):
+        return _deeper(state, known) if known.get("fine_features") else _with_fine_features(state, known)
     raise ValueError(
-        "a packed network begins with weights of model=ffn, or of model=ffn_packed with fine_features=0; "
-        f"came a network of {sorted(known)}"
+        f"a packed network begins with weights of model=ffn or model=ffn_packed; came a network of {sorted(known)}"
     )
 
 
@@ -153,8 +153,23 @@ def _from_blocks(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[
 
 def _with_fine_features(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     architecture = {**known, "fine_features": BEGIN_FINE}
-    network = FFNPacked(**architecture)
-    network.reset_parameters(torch.Generator().manual_seed(0))
-    fine = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fine_")}
+    fresh = _initial(architecture)
+    fine = {name: tensor for name, tensor in fresh.items() if name.startswith("fine_")}
     fine["fine_b.weight"].zero_()  # nothing is added at first
     return {**state, **fine}, architecture
+
+
+def _deeper(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    depth = int(known["depth"])
+    architecture = {**known, "depth": depth + BEGIN_DEEPER}
+    last, now = f"norms.{depth}.", f"norms.{depth + BEGIN_DEEPER}."  # of what leaves the modules
+    new = {**_initial(architecture), **{name.replace(last, now): tensor for name, tensor in state.items()}}
+    for module in range(depth, depth + BEGIN_DEEPER):
+        new[f"conv_b.{module}.weight"].zero_()  # nothing is added at first
+    return new, architecture
+
+
+def _initial(architecture: dict[str, Any]) -> dict[str, Tensor]:
+    network = FFNPacked(**architecture)
+    network.reset_parameters(torch.Generator().manual_seed(0))
+    return network.state_dict()
