@@ -76,8 +76,8 @@ COARSE = {
 }  # fmt: skip
 
 
-def begun(from_network, known):
-    state, architecture = begin_from(from_network.state_dict(), known)
+def begun(from_network, known, **wanted):
+    state, architecture = begin_from(from_network.state_dict(), known, wanted)
     model = FFNPacked(**architecture)
     model.load_state_dict(state)
     return model, architecture
@@ -100,8 +100,8 @@ def test_it_begins_as_the_network_of_half_the_resolution(norm):
 
 def test_fine_features_add_nothing_at_first_and_learn():
     plain, known = begun(filled(FFN(**COARSE)), COARSE)
-    model, architecture = begun(plain, known)
-    assert architecture == {**known, "fine_features": 16} and model.fine_b is not None
+    model, architecture = begun(plain, known, fine_features=12, deltas_zyx=[3, 3, 3])
+    assert architecture == {**known, "fine_features": 12} and model.fine_b is not None
     image, seed = torch.randn(2, 2, 1, 9, 9, 9).unbind(0)
     with torch.no_grad():
         assert torch.equal(model(image, seed), plain(image, seed))
@@ -109,15 +109,14 @@ def test_fine_features_add_nothing_at_first_and_learn():
     assert model.fine_b.weight.grad.abs().sum() > 0
 
 
+PACKED = {**COARSE, "fov_zyx": [9, 9, 9], "deltas_zyx": [2, 2, 2], "block_zyx": [2, 2, 2], "voxel_features": 4}
+
+
 @pytest.mark.parametrize("norm", [None, "group", "layer"])
-def test_three_modules_more_add_nothing_at_first_and_learn(norm):
+def test_more_modules_add_nothing_at_first_and_learn(norm):
     small = filled(network(norm=norm, fine_features=6))
-    known = {
-        "fov_zyx": [9, 9, 9], "deltas_zyx": [2, 2, 2], "depth": 2, "features": 8, "block_zyx": [2, 2, 2],
-        "voxel_features": 4, "init_activation": 0.95, "pad_value": 0.5, "move_threshold": 0.6, "norm": norm,
-        "init": "he", "fine_features": 6,
-    }  # fmt: skip
-    model, architecture = begun(small, known)
+    known = {**PACKED, "norm": norm, "fine_features": 6}
+    model, architecture = begun(small, known, depth=5)
     assert architecture == {**known, "depth": 5}
     image, seed = torch.randn(2, 2, 1, 9, 9, 9).unbind(0)
     with torch.no_grad():
@@ -128,4 +127,23 @@ def test_three_modules_more_add_nothing_at_first_and_learn(norm):
 
 def test_other_weights_are_refused():
     with pytest.raises(ValueError, match="begins with weights of model=ffn or"):
-        begin_from({"a": torch.zeros(1)}, {"depth": 7})
+        begin_from({"a": torch.zeros(1)}, {"depth": 7}, {})
+
+
+def test_without_wishes_a_packed_network_stays_as_it_is():
+    small = filled(network(norm=None, fine_features=6))
+    model, architecture = begun(small, {**PACKED, "fine_features": 6}, deltas_zyx=[3, 3, 3])
+    assert architecture == {**PACKED, "fine_features": 6}
+    assert all(torch.equal(value, small.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"depth": 1}, "has depth 2, and modules are only added; 1 was asked for"),
+        ({"fine_features": 8}, "has 6 fine_features already; 8 were asked for"),
+    ],
+)
+def test_a_network_with_less_of_it_is_refused(wanted, says):
+    with pytest.raises(ValueError, match=says):
+        begun(filled(network(fine_features=6)), {**PACKED, "fine_features": 6}, **wanted)

@@ -94,13 +94,14 @@ def test_a_model_may_begin_with_weights_of_ours(conf: Path, tmp_path: Path, monk
     file = tmp_path / "small.safetensors"
     save_file({"weight": torch.ones(1, 2)}, file, {"architecture": '{"width": 2}', "source": "run first"})
 
-    def begin_from(state: dict, known: dict) -> tuple[dict, dict]:
-        return {"weight": state["weight"].repeat(1, 2), "bias": torch.zeros(1)}, {"width": 2 * known["width"]}
+    def begin_from(state: dict, known: dict, wanted: dict) -> tuple[dict, dict]:
+        times = wanted["width"] // known["width"]
+        return {"weight": state["weight"].repeat(1, times), "bias": torch.zeros(1)}, wanted
 
     module = ModuleType("nissl.models.toy")
     module.Net, module.begin_from = Net, begin_from  # type: ignore[attr-defined]
     monkeypatch.setattr(foreign.importlib, "import_module", lambda name: module)  # type: ignore[attr-defined]
-    done = import_checkpoint("toy", file, tmp_path / "x.safetensors", conf)
+    done = import_checkpoint("toy", file, tmp_path / "x.safetensors", conf, {"width": 4})
     assert done.architecture == {"width": 4}
     with safe_open(done.path, framework="pt") as opened:
         assert opened.metadata()["source"] == "begun from run first"

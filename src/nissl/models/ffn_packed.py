@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,8 +28,6 @@ from torch import Tensor
 from nissl.models.ffn import FFN, Convolution, Normalisation
 
 BEGIN_BLOCK = (2, 2, 2)  # of a network that begins as one of half the resolution
-BEGIN_FINE = 16  # fine features of a network that begins as one without
-BEGIN_DEEPER = 3  # modules more of a network that begins as one with fine features
 
 
 def packed(x: Tensor, block_zyx: Sequence[int]) -> Tensor:
@@ -105,28 +103,40 @@ class FFNPacked(FFN):
         return F.relu(voxels + self.fine_b(F.relu(self.fine_a(seen))))
 
 
-def begin_from(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def begin_from(
+    state: dict[str, Tensor], known: dict[str, Any], wanted: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and constructor arguments of a packed network that begins as another network that has been trained.
 
     As an `ffn` on blocks of 2x2x2: where image and seed are the same in all voxels of a block, it answers as the given
     network does at half the resolution; everywhere else it begins with the mean of a block. Two voxel features carry
-    what the head said, with either sign; six more are free to learn. A packed network grows and answers as before: one
-    without fine features gets 16 of them, one that has them gets three modules more, free to learn.
+    what the head said, with either sign; six more are free to learn. Fine features and modules that are wanted and not
+    there add nothing at first, and learn.
 
     Args:
         state: of an `nissl.models.ffn.FFN` or `FFNPacked`.
         known: its constructor arguments.
+        wanted: those that the packed network shall have; of them `depth` and `fine_features` are looked at.
 
     Raises:
-        ValueError: arguments of another network.
+        ValueError: arguments of another network, or fewer modules or fine features than the given network has.
     """
     if set(known) == set(inspect.signature(FFN).parameters):
-        return _from_blocks(state, known)
-    if {*known, "fine_features"} == set(inspect.signature(FFNPacked).parameters):
-        return _deeper(state, known) if known.get("fine_features") else _with_fine_features(state, known)
-    raise ValueError(
-        f"a packed network begins with weights of model=ffn or model=ffn_packed; came a network of {sorted(known)}"
-    )
+        state, known = _from_blocks(state, known)
+    if {*known, "fine_features"} != set(inspect.signature(FFNPacked).parameters):
+        raise ValueError(
+            f"a packed network begins with weights of model=ffn or model=ffn_packed; came a network of {sorted(known)}"
+        )
+    fine, depth = known.get("fine_features", 0), known["depth"]
+    if wanted.get("fine_features", fine) != fine:
+        if fine:
+            raise ValueError(f"the network has {fine} fine_features already; {wanted['fine_features']} were asked for")
+        state, known = _with_fine_features(state, known, wanted["fine_features"])
+    if wanted.get("depth", depth) < depth:
+        raise ValueError(f"the network has depth {depth}, and modules are only added; {wanted['depth']} was asked for")
+    if wanted.get("depth", depth) > depth:
+        state, known = _deeper(state, known, wanted["depth"])
+    return state, known
 
 
 def _from_blocks(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -151,20 +161,21 @@ def _from_blocks(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[
     return state, {**known, **doubled}
 
 
-def _with_fine_features(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    architecture = {**known, "fine_features": BEGIN_FINE}
+def _with_fine_features(
+    state: dict[str, Tensor], known: dict[str, Any], fine_features: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    architecture = {**known, "fine_features": fine_features}
     fresh = _initial(architecture)
     fine = {name: tensor for name, tensor in fresh.items() if name.startswith("fine_")}
     fine["fine_b.weight"].zero_()  # nothing is added at first
     return {**state, **fine}, architecture
 
 
-def _deeper(state: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    depth = int(known["depth"])
-    architecture = {**known, "depth": depth + BEGIN_DEEPER}
-    last, now = f"norms.{depth}.", f"norms.{depth + BEGIN_DEEPER}."  # of what leaves the modules
+def _deeper(state: dict[str, Tensor], known: dict[str, Any], depth: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    architecture = {**known, "depth": depth}
+    last, now = f"norms.{known['depth']}.", f"norms.{depth}."  # of what leaves the modules
     new = {**_initial(architecture), **{name.replace(last, now): tensor for name, tensor in state.items()}}
-    for module in range(depth, depth + BEGIN_DEEPER):
+    for module in range(known["depth"], depth):
         new[f"conv_b.{module}.weight"].zero_()  # nothing is added at first
     return new, architecture
 

@@ -2,8 +2,9 @@
 
 What the foreign names mean is known to the model's own file, which offers
 `import_weights(path) -> (state dict, constructor arguments, metadata)`. A model that can begin with another one of ours
-offers `begin_from(state dict, constructor arguments) -> (state dict, constructor arguments)`, which is given what a
-safetensors file holds. Here they are found, called, checked against the model they claim to fit, and written.
+offers `begin_from(state dict, constructor arguments, wanted ones) -> (state dict, constructor arguments)`, which is
+given what a safetensors file holds and what `--set` asks for. Here they are found, called, checked against the model
+they claim to fit, and written.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def import_checkpoint(
     try:
         if offer == "begin_from":
             state, known, source = _ours(checkpoint)
-            state, architecture = module.begin_from(state, known)
+            state, architecture = module.begin_from(state, known, changed or {})
             metadata = {"source": f"begun from {source}"}
         else:
             state, architecture, metadata = module.import_weights(checkpoint)
