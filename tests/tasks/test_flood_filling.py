@@ -139,6 +139,8 @@ def test_the_loss_falls_and_the_object_is_found_on_one_small_batch():
 
 def test_the_average_follows_the_learner_and_is_what_is_validated():
     module = task(ema_decay=0.9)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("learner.") for name in trained)
     start = module.model.conv_b[0].weight.clone()
     fit(module, [batch()] * 3, max_epochs=1)
     average, learner = module.model.conv_b[0].weight, module.learner.conv_b[0].weight

@@ -110,6 +110,8 @@ class FloodFilling(pl.LightningModule):
             raise ValueError(f"nonfinite must be abort or skip, came {nonfinite!r}")
         self.model, self.make_optimizer, self.ema_decay = model, optimizer, ema_decay
         self.learner = model if ema_decay is None else copy.deepcopy(model)
+        if ema_decay is not None:
+            model.requires_grad_(False)  # an average follows; it is not trained
         self.boundary_weight = boundary_weight
         self.boundary = Convolution(model.head.in_channels, 1, 1) if boundary_weight > 0 else None  # type: ignore
         self.init_logit, self.pad_logit = logit(float(model.init_activation)), logit(float(model.pad_value))  # type: ignore[arg-type]
