@@ -68,6 +68,8 @@ def test_impossible_settings_are_refused():
         network(block=(0, 2, 2))
     with pytest.raises(ValueError, match="at least 2, came 1"):
         network(voxel_features=1)
+    with pytest.raises(ValueError, match="at least 0, came -1"):
+        network(fine_features=-1)
 
 
 COARSE = {

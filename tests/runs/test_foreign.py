@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from nissl.runs import foreign
 from nissl.runs.foreign import import_checkpoint
+from nissl.runs.signatures import Signature
 
 
 class Net(torch.nn.Linear):
@@ -30,7 +31,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = ModuleType("nissl.models.toy")
     module.Net, module.import_weights = Net, import_weights  # type: ignore[attr-defined]
     monkeypatch.setattr(foreign.importlib, "import_module", lambda name: module)  # type: ignore[attr-defined]
-    monkeypatch.setattr(foreign, "signature", lambda target: None)
+    monkeypatch.setattr(foreign, "signature", lambda target: Signature("toy.py:1", {}, False))
     return tmp_path / "conf"
 
 
@@ -128,3 +129,9 @@ def test_what_a_checkpoint_does_not_hold_is_set_by_hand_and_must_still_fit(conf:
         import_checkpoint("toy", checkpoint, tmp_path / "toy.safetensors", conf, {"width": 2})
     with pytest.raises(ValueError, match="--set widht=3: toy is built from width; did you mean 'width'"):
         import_checkpoint("toy", checkpoint, tmp_path / "toy.safetensors", conf, {"widht": 3})
+
+
+def test_a_value_of_the_wrong_kind_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    conf = Path(__file__).parents[2] / "conf"
+    with pytest.raises(ValueError, match="--set depth=nine: expects int"):
+        import_checkpoint("ffn_packed", tmp_path / "a.safetensors", tmp_path / "x.safetensors", conf, {"depth": "nine"})

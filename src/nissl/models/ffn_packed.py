@@ -83,6 +83,8 @@ class FFNPacked(FFN):
             raise ValueError(f"block_zyx needs three numbers of at least 1, came {list(block_zyx)}")
         if voxel_features < 2:
             raise ValueError(f"voxel_features must be at least 2, came {voxel_features}")
+        if fine_features < 0:
+            raise ValueError(f"fine_features must be at least 0, came {fine_features}")
         self.block_zyx = [int(size) for size in block_zyx]
         volume = math.prod(self.block_zyx)
         self.conv_a[0] = Convolution(2 * volume, features, 3, padding=1)
@@ -119,7 +121,7 @@ def begin_from(
         wanted: those that the packed network shall have; of them `depth` and `fine_features` are looked at.
 
     Raises:
-        ValueError: arguments of another network, or fewer modules or fine features than the given network has.
+        ValueError: arguments of another network, fewer modules than it has, another number of fine features than its.
     """
     if set(known) == set(inspect.signature(FFN).parameters):
         state, known = _from_blocks(state, known)

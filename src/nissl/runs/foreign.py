@@ -9,6 +9,7 @@ they claim to fit, and written.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from nissl.runs.annotations import accepts
 from nissl.runs.problems import nearest
 from nissl.runs.signatures import signature
 
@@ -52,6 +54,11 @@ def import_checkpoint(
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: the name of an imported checkpoint ends in .safetensors")
     target = _model_class(model, conf)
+    for key, value in (changed or {}).items():
+        parameter = signature(target).parameters.get(key)
+        annotation = parameter.annotation if parameter else None
+        if annotation is not None and not accepts(annotation, value):
+            raise ValueError(f"--set {key}={value}: expects {ast.unparse(annotation)}")
     if not checkpoint.exists() and not checkpoint.with_name(f"{checkpoint.name}.index").exists():
         raise ValueError(f"no checkpoint {checkpoint}: neither a file of that name nor a TensorFlow prefix (.index)")
     module = importlib.import_module(target.rpartition(".")[0])
